@@ -1,0 +1,110 @@
+"""The contract of a model: what it expects of its input and what its output means. One object, from training to the edge.
+
+It is stored in every checkpoint and travels with every exported file, so that nothing about the input has to be typed
+twice. Owns no files and reads no spec; data/agreement.py makes it from a spec and holds it against one.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+CHANNELS = {"rgb": 3, "of": 2}
+MODALITIES = {"rgb": ("rgb",), "of": ("of",), "joint": ("rgb", "of")}
+_CHOICES = {
+    "model_type": tuple(MODALITIES),
+    "input_type": ("2d", "3d"),
+    "sample_strategy": ("consecutive", "random_interval"),
+    "flow_encoding": ("max_rad", "clip20"),
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One modality's clip: how many frames, and the mean and std of each channel for pixels in 0..1."""
+
+    num_frames: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What goes into a model and what comes out. `streams` are in the order of the model's inputs.
+
+    With `center_crop` a frame's short side is resized to `smaller_edge` and the middle height x width is kept, else the
+    frame is resized to height x width whatever its shape. `flow_encoding` matters to optical flow only.
+    """
+
+    model_type: str
+    input_type: str
+    streams: dict[str, Stream]
+    height: int
+    width: int
+    center_crop: bool
+    smaller_edge: int
+    sample_strategy: str
+    sample_rate: int
+    flow_encoding: str
+    class_names: tuple[str, ...]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return MODALITIES[self.model_type]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The clip length of each modality, in frames."""
+        return {modality: stream.num_frames for modality, stream in self.streams.items()}
+
+    @property
+    def is_3d(self) -> bool:
+        return self.input_type == "3d"
+
+    def to_plain(self) -> dict[str, Any]:
+        """The contract as dicts, lists, strings and numbers."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def contract_from_plain(plain: object) -> Contract:
+    """The inverse of Contract.to_plain, for files of unknown origin. ValueError names the field that is wrong."""
+    values = _mapping(plain, "contract", [f.name for f in fields(Contract)])
+    for name, accepted in _CHOICES.items():
+        if values[name] not in accepted:
+            raise ValueError(f"contract: {name} {values[name]!r} is not one of {', '.join(accepted)}")
+    for name in ("height", "width", "smaller_edge", "sample_rate"):
+        _check_positive(name, values[name])
+    if not isinstance(values["center_crop"], bool):
+        raise ValueError(f"contract: center_crop must be true or false, got {values['center_crop']!r}")
+    names = values["class_names"]
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"contract: class_names must be a list of names, got {str(names)[:80]!r}")
+    modalities = MODALITIES[values["model_type"]]
+    streams = _mapping(values["streams"], "contract: streams", list(modalities))
+    values["streams"] = {m: _stream_from_plain(m, streams[m]) for m in modalities}
+    return Contract(**{**values, "class_names": tuple(names)})
+
+
+def _stream_from_plain(modality: str, plain: object) -> Stream:
+    values = _mapping(plain, f"contract: {modality}", [f.name for f in fields(Stream)])
+    _check_positive(f"{modality} num_frames", values["num_frames"])
+    for name in ("mean", "std"):
+        numbers = values[name]
+        right = isinstance(numbers, list) and len(numbers) == CHANNELS[modality]
+        if not right or not all(isinstance(x, int | float) for x in numbers):
+            raise ValueError(f"contract: {modality} {name} must be {CHANNELS[modality]} numbers, got {numbers!r}")
+    return Stream(values["num_frames"], tuple(values["mean"]), tuple(values["std"]))
+
+
+def _mapping(plain: object, what: str, names: list[str]) -> dict[str, Any]:
+    """`plain` as a dict with exactly these names."""
+    if not isinstance(plain, Mapping):
+        raise ValueError(f"{what}: must be a mapping with {', '.join(names)}, got {type(plain).__name__}")
+    if set(plain) != set(names):
+        raise ValueError(f"{what}: must have {', '.join(names)}, got {', '.join(map(str, plain))}")
+    return dict(plain)
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"contract: {name} must be a whole number >= 1, got {value!r}")

@@ -1,0 +1,83 @@
+"""The training augmentation: one random draw a clip, applied to every frame and every modality.
+
+A Draw holds fractions, not pixels, so that streams of different resolution get the same view.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from action_recognition.clip.transform import Box, box_in_frame, fit_frame, short_side_to
+
+# Places of the multi-scale crop in quarters of the free (width, height): corners, centre, edge middles, inner corners
+# (Wang et al., Temporal Segment Networks, 2016, section 4).
+PLACES = (
+    *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0)),
+    *((1, 1), (3, 1), (1, 3), (3, 3)),
+)
+_SNAP_PX = 3
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random choices of one clip: window position in 0..1 of the free room, scale, place in PLACES, mirrored."""
+
+    x: float
+    y: float
+    scale: float
+    place: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training clips are cropped and flipped, at (width, height) `size`."""
+
+    crop_type: str
+    size: tuple[int, int]
+    smaller_edge: int
+    scales: Sequence[float]
+    flip_prob: float
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """One set of random choices, always the same number of them, whatever the crop type."""
+        x, y, flip = rng.random(3)
+        scale = self.scales[int(rng.integers(len(self.scales)))]
+        return Draw(x, y, scale, int(rng.integers(len(PLACES))), bool(flip < self.flip_prob))
+
+    def box(self, frame_size: tuple[int, int], draw: Draw) -> Box:
+        """The part of a frame of (width, height) `frame_size` that the clip shows, in pixels of that frame."""
+        if self.crop_type == "no_crop":
+            return (0, 0, *frame_size)
+        resized = short_side_to(frame_size, self.smaller_edge)
+        window = self._fixed_window if self.crop_type == "multi_scale_crop" else self._random_window
+        return box_in_frame(frame_size, resized, window(resized, draw))
+
+    def fit(self, draw: Draw) -> Callable[[Image.Image], np.ndarray]:
+        """The function that crops and resizes each frame of the clip."""
+        return lambda image: fit_frame(image, self.box(image.size, draw), self.size)
+
+    def _random_window(self, resized: tuple[int, int], draw: Draw) -> Box:
+        width, height = self.size
+        left, top = int(draw.x * (resized[0] - width + 1)), int(draw.y * (resized[1] - height + 1))
+        return left, top, left + width, top + height
+
+    def _fixed_window(self, resized: tuple[int, int], draw: Draw) -> Box:
+        side = int(min(resized) * draw.scale)
+        width, height = (
+            min(output if abs(side - output) < _SNAP_PX else side, full)
+            for output, full in zip(self.size, resized, strict=True)
+        )
+        across, down = PLACES[draw.place]
+        left, top = across * ((resized[0] - width) // 4), down * ((resized[1] - height) // 4)
+        return left, top, left + width, top + height
+
+
+def mirror(clip: np.ndarray, modality: str) -> np.ndarray:
+    """A clip uint8 (T, H, W, C) seen in a mirror. Flow to the left becomes flow to the right: u' = 255 - u."""
+    mirrored = clip[:, :, ::-1].copy()
+    if modality == "of":
+        mirrored[..., 0] = 255 - mirrored[..., 0]
+    return mirrored

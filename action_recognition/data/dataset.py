@@ -1,0 +1,113 @@
+"""A video to its clips: one dataset for rgb, of and joint.
+
+In: an Index and a Contract. Out: Sample values with uint8 clips (S, T, H, W, C) by modality. What is random in a
+clip depends on (seed, epoch, index) alone, never on the worker or on what was read before. A video that can't be read
+comes back as a Sample with a `problem`, so that the loop decides what becomes of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from action_recognition.clip.contract import Contract
+from action_recognition.clip.sampling import training_ids, window_ids
+from action_recognition.clip.transform import evaluation_box, fit_frame
+from action_recognition.data.augment import Augmentation, mirror
+from action_recognition.data.frames import read_frames
+from action_recognition.data.index import Video
+from action_recognition.errors import DataError
+
+
+class ClipKey(NamedTuple):
+    """One clip of one epoch; `weight` is its share in the gradient of its step."""
+
+    epoch: int
+    index: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The windows of one video: {modality: uint8 (S, T, H, W, C)}, or why there are none."""
+
+    video: Video
+    video_id: int
+    clips: dict[str, np.ndarray] = field(default_factory=dict)
+    weight: float = 1.0
+    problem: str = ""
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """[(video path, why it can't be read)], or nothing."""
+        return [(self.video.path, self.problem)] if self.problem else []
+
+
+class TrainingClips(Dataset[Sample]):
+    """One random clip (S = 1) a ClipKey. `clips_per_video` indices in a row belong to one video."""
+
+    def __init__(
+        self, videos: Sequence[Video], contract: Contract, augmentation: Augmentation, clips_per_video: int, seed: int
+    ) -> None:
+        self.videos, self.contract, self.augmentation = videos, contract, augmentation
+        self.clips_per_video, self.seed = clips_per_video, seed
+
+    def __len__(self) -> int:
+        return len(self.videos) * self.clips_per_video
+
+    def __getitem__(self, key: ClipKey) -> Sample:
+        video_id = key.index // self.clips_per_video
+        rng = np.random.default_rng((self.seed, key.epoch, key.index))
+        return _sample(self.videos[video_id], video_id, lambda video: self._clips(video, rng), key.weight)
+
+    def _clips(self, video: Video, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        contract = self.contract
+        ids = training_ids(video.num_frames, contract.lengths, contract.sample_strategy, contract.sample_rate, rng)
+        draw = self.augmentation.draw(rng)
+        clips = {m: read_frames(video, m, ids[m], self.augmentation.fit(draw)) for m in ids}
+        return {m: (mirror(clip, m) if draw.flip else clip)[None] for m, clip in clips.items()}
+
+
+class EvaluationWindows(Dataset[Sample]):
+    """All windows of a video that `mode` (center, conv, all) asks for, each frame read once."""
+
+    def __init__(self, videos: Sequence[Video], contract: Contract, mode: str = "center", num_segments: int = 10) -> None:
+        self.videos, self.contract, self.mode, self.num_segments = videos, contract, mode, num_segments
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> Sample:
+        return _sample(self.videos[index], index, self._clips)
+
+    def _clips(self, video: Video) -> dict[str, np.ndarray]:
+        contract = self.contract
+        ids = window_ids(
+            video.num_frames,
+            contract.lengths,
+            strategy=contract.sample_strategy,
+            rate=contract.sample_rate,
+            mode=self.mode,
+            num_segments=self.num_segments,
+            whole_clip=contract.is_3d,
+        )
+        return {m: read_frames(video, m, ids[m].ravel(), self._fit).reshape(*ids[m].shape, *self._shape(m)) for m in ids}
+
+    def _fit(self, image: Image.Image) -> np.ndarray:
+        box = evaluation_box(image.size, self.contract)
+        return fit_frame(image, box, (self.contract.width, self.contract.height))
+
+    def _shape(self, modality: str) -> tuple[int, int, int]:
+        return self.contract.height, self.contract.width, len(self.contract.streams[modality].mean)
+
+
+def _sample(
+    video: Video, video_id: int, read: Callable[[Video], dict[str, np.ndarray]], weight: float = 1.0
+) -> Sample:
+    try:
+        return Sample(video, video_id, read(video), weight)
+    except DataError as error:
+        return Sample(video, video_id, weight=weight, problem=str(error))

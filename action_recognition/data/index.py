@@ -1,0 +1,212 @@
+"""From a dataset folder to a sorted list of videos. The folder is listed once; nothing lists it again.
+
+In: root/<class>/<video>/{rgb,u,v}/ (or root/<video>/... for inference), the modalities that a model needs. Out: an
+Index of Video values that know their frame files without holding a string for each. Opens no image.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from action_recognition.errors import DataError
+
+FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+UNKNOWN = -1  # the label of a video of no known class
+MAX_BAD_SHARE = 0.05
+_NUMBERED = re.compile(r"(.*?)(\d+)(\.[A-Za-z]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFiles:
+    """The names of a folder's images in text order; as a pattern where they are numbered without a gap."""
+
+    count: int
+    prefix: str = ""
+    first: int = 0
+    digits: int = 0
+    suffix: str = ""
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "FrameFiles":
+        """The files of a folder from its listing."""
+        ordered = tuple(sorted(names))
+        match = _NUMBERED.fullmatch(ordered[0]) if ordered else None
+        if match:
+            prefix, number, suffix = match.groups()
+            files = cls(len(ordered), prefix, int(number), len(number), suffix)
+            if all(files.name(i) == name for i, name in enumerate(ordered)):
+                return files
+        return cls(len(ordered), names=ordered)
+
+    def name(self, frame_id: int) -> str:
+        """The file name of frame `frame_id`, counted from 0."""
+        if self.names:
+            return self.names[frame_id]
+        return f"{self.prefix}{self.first + frame_id:0{self.digits}d}{self.suffix}"
+
+    @property
+    def in_doubtful_order(self) -> bool:
+        """True where text order is not the order of the numbers in the names (9.png after 10.png)."""
+        numbers = [int(match[-1]) for name in self.names if (match := re.findall(r"\d+", name))]
+        return numbers != sorted(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video folder: its path, its label (UNKNOWN where it has none), its frame files by sub-folder (rgb, u, v)."""
+
+    path: str
+    label: int
+    files: Mapping[str, FrameFiles]
+
+    @property
+    def num_frames(self) -> int:
+        """The frames that can be sampled: of flow images where the model uses flow, else of rgb frames."""
+        return min(files.count for files in self.files.values())
+
+
+@dataclass(frozen=True)
+class Index:
+    """The videos of a dataset folder, sorted by path, and what was left out: (video path, reason)."""
+
+    videos: list[Video]
+    class_names: tuple[str, ...]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def class_folders(root: str | Path) -> list[str]:
+    """The names of root's sub-folders, sorted. OSError where root can't be listed."""
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_names_of(label_map: Mapping[str, int] | None, root: str | Path) -> tuple[str, ...]:
+    """The class names by index: those of the label map, else root's sorted sub-folders."""
+    if label_map:
+        return tuple(sorted(label_map, key=lambda name: label_map[name]))
+    return tuple(class_folders(root))
+
+
+def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
+    """The videos of root/<class>/<video>/. A class without a folder is a note; a folder of no class is an error.
+
+    Raises DataError for videos that can't be used (with on_bad_video skip: only above 5 % of all), an empty class
+    folder, and a root without videos.
+    """
+    present = _list_root(root)
+    unknown = [name for name in present if name not in class_names]
+    if unknown:
+        raise DataError(
+            f"{root}: class folder {unknown[0]!r} is not one of the classes {', '.join(class_names)}; "
+            "add it to dataset.label_map or move it away"
+        )
+    candidates = []
+    for label, name in enumerate(class_names):
+        if name in present:
+            videos = class_folders(Path(root, name))
+            if not videos:
+                raise DataError(f"{Path(root, name)}: the class folder holds no video folder; add videos or remove it")
+            candidates += [(str(Path(root, name, video)), label) for video in videos]
+    index = _index(root, sorted(candidates), tuple(class_names), modalities, on_bad_video)
+    absent = [name for name in class_names if name not in present]
+    if absent:
+        index.notes.append(f"{root}: no folder for {len(absent)} of {len(class_names)} classes: {', '.join(absent)}")
+    return index
+
+
+def index_videos(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
+    """The videos of a class-level folder, root/<video>/, without labels. Raises DataError as index_classes does."""
+    candidates = [(str(Path(root, name)), UNKNOWN) for name in _list_root(root)]
+    return _index(root, candidates, tuple(class_names), modalities, on_bad_video)
+
+
+def stop_if_too_many(skipped: Sequence[tuple[str, str]], num_videos: int) -> None:
+    """DataError where more than 5 % of the videos were skipped: such a data set needs a person's look."""
+    if len(skipped) > MAX_BAD_SHARE * num_videos:
+        raise DataError(
+            f"{len(skipped)} of {num_videos} videos can't be used, more than the {MAX_BAD_SHARE:.0%} that "
+            f"dataset.on_bad_video=skip allows:\n{_listing(skipped)}"
+        )
+
+
+def _list_root(root: str | Path) -> list[str]:
+    try:
+        return class_folders(root)
+    except OSError as error:
+        raise DataError(f"{root}: can't be listed ({error.strerror})") from error
+
+
+def _index(
+    root: str | Path,
+    candidates: list[tuple[str, int]],
+    class_names: tuple[str, ...],
+    modalities: Sequence[str],
+    on_bad_video: str,
+) -> Index:
+    """List each candidate's frame folders and keep those that can be used."""
+    if not candidates:
+        raise DataError(f"{root}: no video folder found; expected <video>/rgb (and u, v) folders of frames")
+    index = Index([], class_names)
+    for path, label in candidates:
+        files, reason = _frame_files(path, modalities)
+        if reason:
+            index.skipped.append((path, reason))
+        else:
+            index.videos.append(Video(path, label, files))
+    if index.skipped and on_bad_video != "skip":
+        raise DataError(
+            f"{root}: {len(index.skipped)} of {len(candidates)} videos can't be used (dataset.on_bad_video=skip leaves "
+            f"such videos out, up to {MAX_BAD_SHARE:.0%}):\n{_listing(index.skipped)}"
+        )
+    stop_if_too_many(index.skipped, len(candidates))
+    doubtful = [video.path for video in index.videos if any(f.in_doubtful_order for f in video.files.values())]
+    if doubtful:
+        index.notes.append(
+            f"{root}: {len(doubtful)} videos have frames whose text order is not their number order (such as "
+            f"{doubtful[0]}); frames are read in text order: pad the numbers with zeros"
+        )
+    return index
+
+
+def _frame_files(path: str, modalities: Sequence[str]) -> tuple[dict[str, FrameFiles], str]:
+    """The frame files of one video folder, or the reason why it can't be used."""
+    files = {}
+    for modality in modalities:
+        for folder in FOLDERS[modality]:
+            try:
+                files[folder] = FrameFiles.of(_image_names(os.path.join(path, folder)))
+            except FileNotFoundError:
+                return {}, f"has no folder {folder!r}"
+            except OSError as error:
+                return {}, f"folder {folder!r} can't be listed ({error.strerror})"
+            if not files[folder].count:
+                return {}, f"folder {folder!r} holds no {' or '.join(IMAGE_SUFFIXES[:2])} image"
+    return files, _mismatch({folder: f.count for folder, f in files.items()})
+
+
+def _mismatch(counts: Mapping[str, int]) -> str:
+    """What is wrong with the numbers of frames, or an empty text."""
+    if "u" not in counts:
+        return ""
+    if counts["u"] != counts["v"]:
+        return f"u holds {counts['u']} images and v {counts['v']}; they must be as many"
+    if "rgb" in counts and counts["rgb"] < counts["u"]:
+        return f"rgb holds {counts['rgb']} frames and u, v {counts['u']}; N frames have N-1 flow images"
+    return ""
+
+
+def _image_names(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.name.startswith(".")]
+
+
+def _listing(skipped: Sequence[tuple[str, str]], most: int = 10) -> str:
+    lines = [f"  {path}: {reason}" for path, reason in skipped[:most]]
+    return "\n".join(lines + [f"  ... and {len(skipped) - most} more"] * (len(skipped) > most))
+
+

@@ -1,0 +1,193 @@
+"""Datasets to batches: which clips make a batch on which process, in what order, and how they are stacked.
+
+The plan of an epoch depends on (seed, epoch) alone and covers every clip once, whatever the number of processes and
+workers. Batches stay uint8 on the host; `ToInput` makes the model's input on the device.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from action_recognition.clip.contract import Contract
+from action_recognition.clip.transform import scale_and_shift, to_input
+from action_recognition.data.dataset import ClipKey, EvaluationWindows, Sample, TrainingClips
+
+
+@dataclass
+class Batch:
+    """N clips: {modality: uint8 (N, T, H, W, C)}, labels (N,), weights (N,) of the loss, and where they come from."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor
+    video_ids: list[int]
+    videos: list[str]
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> "Batch":
+        """DataLoader's hook for a copy in page-locked memory."""
+        inputs = {m: clips.pin_memory() for m, clips in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels.pin_memory(), weights=self.weights.pin_memory())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class TrainingPlan(Sampler[list[ClipKey]]):
+    """The micro-batches of one process in one epoch, from any optimizer step on.
+
+    A step takes accumulate_steps * num_processes * batch_size clips of a seeded permutation, at the end of the epoch
+    what is left. Each clip weighs num_processes / (clips of its step), so that the sum of weighted losses, averaged
+    over processes, has the gradient of the mean over the step's clips, also in a short last step.
+    """
+
+    def __init__(
+        self, num_clips: int, batch_size: int, accumulate_steps: int, seed: int, rank: int = 0, num_processes: int = 1
+    ) -> None:
+        self.num_clips, self.batch_size, self.accumulate_steps = num_clips, batch_size, accumulate_steps
+        self.seed, self.rank, self.num_processes = seed, rank, num_processes
+        self.epoch, self.first_step = 0, 0
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """The next iteration yields the batches of `epoch` from optimizer step `step` on."""
+        self.epoch, self.first_step = epoch, step
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a whole epoch."""
+        return -(-self.num_clips // (self.batch_size * self.num_processes * self.accumulate_steps))
+
+    def __len__(self) -> int:
+        return self._num_batches() - self.first_step * self.accumulate_steps
+
+    def __iter__(self) -> Iterator[list[ClipKey]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)
+        batch, step = self.batch_size * self.num_processes, self.batch_size * self.num_processes * self.accumulate_steps
+        for i in range(self.first_step * self.accumulate_steps, self._num_batches()):
+            in_step = min(step, self.num_clips - i // self.accumulate_steps * step)
+            mine = order[i * batch : (i + 1) * batch][self.rank :: self.num_processes]
+            yield [ClipKey(self.epoch, int(index), self.num_processes / in_step) for index in mine]
+
+    def _num_batches(self) -> int:
+        return -(-self.num_clips // (self.batch_size * self.num_processes))
+
+
+class ToInput:
+    """Batches on the host -> the model's inputs on `device`, in the contract's order. The arithmetic runs there."""
+
+    def __init__(self, contract: Contract, device: torch.device) -> None:
+        self.device, self.is_3d = device, contract.is_3d
+        self._constants = {
+            m: [torch.tensor(c, dtype=torch.float32, device=device) for c in scale_and_shift(stream)]
+            for m, stream in contract.streams.items()
+        }
+
+    def __call__(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        return [
+            to_input(inputs[m].to(self.device, non_blocking=True), scale, shift, self.is_3d)
+            for m, (scale, shift) in self._constants.items()
+        ]
+
+
+def training_loader(
+    dataset: TrainingClips, plan: TrainingPlan, num_workers: int, device: torch.device
+) -> DataLoader[Batch]:
+    """The DataLoader of a training run; its workers live as long as it does."""
+    return DataLoader(dataset, batch_sampler=plan, collate_fn=_Collate(dataset.contract), **_workers(num_workers, device))
+
+
+def evaluation_loader(
+    dataset: EvaluationWindows, num_workers: int, device: torch.device, rank: int = 0, num_processes: int = 1
+) -> DataLoader[Sample]:
+    """A DataLoader over every num_processes-th video from `rank` on: each video on one process, none twice."""
+    shard = range(rank, len(dataset), num_processes)
+    return DataLoader(dataset, batch_size=None, sampler=shard, collate_fn=_tensors, **_workers(num_workers, device))
+
+
+def usable_workers(num_workers: int, num_processes_here: int = 1) -> int:
+    """As many workers as asked for, but no more than this machine has cores for each process."""
+    return min(num_workers, max(1, num_cores() // num_processes_here))
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def window_batches(samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:
+    """Videos to batches of at most `batch_size` windows; windows of one shape share batches, in order."""
+    waiting: list[tuple[Sample, dict[str, Tensor]]] = []
+    for sample in samples:
+        if sample.problem:
+            yield _stack([], sample.problems)
+            continue
+        for s in range(len(next(iter(sample.clips.values())))):
+            window: dict[str, Any] = {m: clips[s] for m, clips in sample.clips.items()}
+            if waiting and (len(waiting) == batch_size or _shapes(waiting[-1][1]) != _shapes(window)):
+                yield _stack(waiting)
+                waiting = []
+            waiting.append((sample, window))
+    if waiting:
+        yield _stack(waiting)
+
+
+class _Collate:
+    """Samples of one clip each -> a Batch. A batch that has lost all its clips gets one black clip of weight 0.
+
+    Every process must go through every step; the black clip adds nothing to the loss.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self.shapes = {
+            m: (s.num_frames, contract.height, contract.width, len(s.mean)) for m, s in contract.streams.items()
+        }
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        problems = [problem for s in samples for problem in s.problems]
+        windows = [(s, {m: torch.from_numpy(c[0]) for m, c in s.clips.items()}) for s in samples if not s.problem]
+        if windows:
+            return _stack(windows, problems)
+        black = {m: torch.zeros((1, *shape), dtype=torch.uint8) for m, shape in self.shapes.items()}
+        return Batch(black, torch.zeros(1, dtype=torch.int64), torch.zeros(1), [], [], problems)
+
+
+def _stack(
+    windows: Sequence[tuple[Sample, dict[str, Tensor]]], problems: Sequence[tuple[str, str]] = ()
+) -> Batch:
+    samples = [sample for sample, _ in windows]
+    inputs = {m: torch.stack([window[m] for _, window in windows]) for m in (windows[0][1] if windows else ())}
+    return Batch(
+        inputs,
+        torch.tensor([s.video.label for s in samples], dtype=torch.int64),
+        torch.tensor([s.weight for s in samples], dtype=torch.float32),
+        [s.video_id for s in samples],
+        [s.video.path for s in samples],
+        list(problems),
+    )
+
+
+def _shapes(window: dict[str, Tensor]) -> list[torch.Size]:
+    return [clip.shape for clip in window.values()]
+
+
+def _tensors(sample: Sample) -> Sample:
+    """Tensors travel from a worker through shared memory, arrays through a pipe."""
+    clips: dict[str, Any] = {m: torch.from_numpy(clip) for m, clip in sample.clips.items()}
+    return replace(sample, clips=clips)
+
+
+def _workers(num_workers: int, device: torch.device) -> dict[str, Any]:
+    # A generator of its own: the DataLoader draws worker seeds, and must not move the state that dropout draws from.
+    return {
+        "num_workers": num_workers,
+        "pin_memory": device.type == "cuda",
+        "persistent_workers": num_workers > 0,
+        "generator": torch.Generator(),
+    }

@@ -1,0 +1,21 @@
+"""Errors meant for the person at the keyboard.
+
+Their text is all a user needs: which thing, the value it had, what is accepted, what to do. The tools print it
+without a traceback; code that imports the package can catch them by the built-in type they also are.
+"""
+
+
+class UserError(Exception):
+    """Base of all errors that the tools print as one message: exit code 1."""
+
+
+class SpecError(UserError, ValueError):
+    """The spec or the command line is wrong: exit code 2."""
+
+
+class DataError(UserError, ValueError):
+    """A data set, a video or an image can't be used."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint or a file of weights can't be read, used or written."""

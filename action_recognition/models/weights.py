@@ -1,0 +1,334 @@
+"""Weights: from files to models.
+
+In: a file that PyTorch saved (our checkpoints, TAO's, ImageNet ResNets in torchvision's naming, published I3D weights)
+and a model. Out: the model with these weights, and a report of what was loaded, adapted and left out. No file is
+loaded in part in silence: what has no counterpart, other than head and stem, is an error. Writing is not done here.
+"""
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from action_recognition.config import ModelSpec
+from action_recognition.errors import CheckpointError
+from action_recognition.models.resnet2d import DEPTHS
+
+ACCEPTED = "a checkpoint of this package or of TAO (.pth), or a state dict saved by torch.save"
+ENCRYPTED = (
+    "encrypted by TAO, with a cipher that is not public. In the TAO container, resume the training without an "
+    "encryption_key and use the plain .pth it saves, or export the model and use the plain .onnx"
+)
+# What wrappers put in front of every name: TAO's Lightning module, DistributedDataParallel, torch.compile.
+PREFIXES = ("model.", "module.", "_orig_mod.")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
+
+# By name, never by place in the file: nothing promises that a file keeps the order of the layers.
+STEM = re.compile(r"(?:model_(?:rgb|of)\.)?(?:conv1|Conv3d_1a_7x7\.conv3d)\.weight")
+HEAD = re.compile(r"((?:model_(?:rgb|of)\.)?(?:fc_cls|logits\.conv3d)|fc1|fc2)\.(?:weight|bias)")
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of one source of weights; str() is its line for the log."""
+
+    source: str
+    num_loaded: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.source}: " + ", ".join((f"{self.num_loaded} tensors loaded", *self.notes))
+
+
+def read_file(path: str | os.PathLike[str]) -> Any:
+    """What a file of PyTorch holds, on the CPU. Code in it is never run; CheckpointError where it can't be read.
+
+    Its tensors may be backed by the file: copy them before it is overwritten in place.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {found}; accepted: {ACCEPTED}")
+    try:
+        # Only the zip format can be mapped; the published I3D files are older than it.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(f"{path}: {_why_unreadable(path, error)}") from error
+    if isinstance(content, dict) and _is_encrypted(content):
+        raise CheckpointError(f"{path}: {ENCRYPTED}")
+    return content
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The state dict in a file, without the wrappers' prefixes. CheckpointError where there is none."""
+    content = read_file(path)
+    if isinstance(content, dict) and "state_dict" in content:
+        content = content["state_dict"]
+    return _without_prefixes(_checked(str(path), content))
+
+
+def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
+    """Loads what is ours as it is: each name and shape must agree. `where` opens the text of the CheckpointError."""
+    _checked(where, state_dict)
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state_dict]
+    unfit = [name for name in wanted if name in state_dict and state_dict[name].shape != wanted[name].shape]
+    _check_fit(where, state_dict, wanted, missing, unfit)
+    model.load_state_dict(state_dict)
+
+
+def load_pretrained(model: nn.Module, spec: ModelSpec, num_classes: int) -> list[WeightsReport]:
+    """Loads what the spec's *_pretrained_* fields name into a model of build_model; one report for each of them.
+
+    A file of the whole joint model wins over files of its streams, any file over imagenet_pretrained.
+    """
+    if spec.model_type != "joint":
+        used, reports = {spec.model_type}, _load_stream(model, spec, spec.model_type, num_classes)
+    elif spec.joint_pretrained_model_path:
+        used, reports = {"joint"}, [_load_file(model, spec, "joint", num_classes)]
+    else:
+        used, reports = {"rgb", "of"}, _load_stream(model.get_submodule("model_rgb"), spec, "rgb", num_classes)
+        reports += _load_stream(model.get_submodule("model_of"), spec, "of", num_classes)
+    return reports + _not_read(spec, used)
+
+
+def inflate(kernel: Tensor, length: int) -> Tensor:
+    """(O, I, h, w) -> (O, I, length, h, w), the same response to a clip that stands still (arXiv 1705.07750, 2.3)."""
+    return kernel.unsqueeze(2).expand(-1, -1, length, -1, -1) / length
+
+
+def adapt_channels(kernel: Tensor, num_channels: int) -> Tensor:
+    """A stem for another number of input channels: the mean over the old ones, repeated; the same number, unchanged."""
+    if kernel.shape[1] == num_channels:
+        return kernel
+    return kernel.mean(1, keepdim=True).repeat_interleave(num_channels, 1)
+
+
+def architecture(entries: Mapping[str, Tensor]) -> str:
+    """What a state dict looks like, in the words of the spec: '2d resnet18', '3d i3d', 'joint of two 2d resnet18'."""
+    rgb = {name.removeprefix("model_rgb."): t for name, t in entries.items() if name.startswith("model_rgb.")}
+    if rgb:
+        return f"joint of two {architecture(rgb)}"
+    if "Conv3d_1a_7x7.conv3d.weight" in entries:
+        return "3d i3d"
+    blocks = (len({n.split(".")[1] for n in entries if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
+    depth = ("layer1.0.conv3.weight" in entries, tuple(blocks))
+    backbone = next((name for name, known in DEPTHS.items() if known == depth), None)
+    if backbone is None or "conv1.weight" not in entries:
+        return "unknown architecture"
+    return f"{entries['conv1.weight'].dim() - 2}d {backbone}"
+
+
+# Reading: every step refuses with what it found.
+
+
+def _is_encrypted(content: dict[Any, Any]) -> bool:
+    return bool(content.get("state_dict_encrypted")) or isinstance(content.get("state_dict"), bytes)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    asked = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+    if asked and asked[1].startswith("eff."):  # the package of TAO's cipher
+        return ENCRYPTED
+    if asked:
+        cure = "if you trust it, load it where it comes from and save model.state_dict() alone"
+        return f"asks to run code while loading: refused ({asked[1]}). Accepted: {ACCEPTED}; {cure}"
+    if path.suffix in (".tlt", ".etlt"):
+        return ENCRYPTED
+    if isinstance(error, OSError):
+        return f"can't be read: {error.strerror}"
+    # torch opens with advice to load without the restriction: not a thing to pass on.
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+    return f"cut off, damaged, or not saved by PyTorch ({reason.splitlines()[0].split('. ')[0]}). Accepted: {ACCEPTED}"
+
+
+def _checked(where: str, entries: object) -> Mapping[str, Tensor]:
+    if not isinstance(entries, Mapping) or not entries:
+        found = "nothing" if isinstance(entries, Mapping) else f"a {type(entries).__name__}"
+        raise CheckpointError(f"{where}: found {found} in place of weights; accepted: {ACCEPTED}")
+    others = [str(name) for name, value in entries.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise CheckpointError(f"{where}: not a state dict: {_some(others)} are no tensors; accepted: {ACCEPTED}")
+    for name, tensor in entries.items():
+        if fault := _fault(tensor):
+            raise CheckpointError(f"{where}: {name} {fault}; accepted: dense float or int tensors, all finite")
+    return entries
+
+
+def _fault(tensor: Tensor) -> str | None:
+    if tensor.dtype not in DTYPES:
+        return f"is of type {tensor.dtype}"
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return f"has layout {tensor.layout} on device {tensor.device}"
+    # A stride of 0 lets a file of a few bytes claim any size.
+    if not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
+        return f"claims shape {tuple(tensor.shape)}, but the file holds {tensor.untyped_storage().nbytes()} bytes of it"
+    if not tensor.isfinite().all():
+        return "holds NaN or infinity"
+    return None
+
+
+def _without_prefixes(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A prefix goes only where every name has it: `model_rgb.`, or a layer called `model`, must come out whole."""
+    stripped = {name: tensor.detach() for name, tensor in entries.items()}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in stripped)), None):
+        stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
+    return stripped
+
+
+# Loading: where from, what to change, what to say.
+
+
+def _paths(spec: ModelSpec) -> dict[str, str | None]:
+    return {
+        "rgb": spec.rgb_pretrained_model_path,
+        "of": spec.of_pretrained_model_path,
+        "joint": spec.joint_pretrained_model_path,
+    }
+
+
+def _not_read(spec: ModelSpec, used: set[str]) -> list[WeightsReport]:
+    left_out = {kind: path for kind, path in _paths(spec).items() if path and kind not in used}
+    why = "joint_pretrained_model_path has it all" if "joint" in used else f"model_type is {spec.model_type}"
+    return [WeightsReport(f"{k}_pretrained_model_path {p}", 0, (f"not read: {why}",)) for k, p in left_out.items()]
+
+
+def _load_stream(model: nn.Module, spec: ModelSpec, modality: str, num_classes: int) -> list[WeightsReport]:
+    if _paths(spec)[modality]:
+        return [_load_file(model, spec, modality, num_classes)]
+    if spec.imagenet_pretrained:
+        source = f"imagenet_pretrained {spec.backbone} ({modality})"
+        return [_adapt_and_load(model, _imagenet_weights(spec.backbone), num_classes, source)]
+    return []
+
+
+def _load_file(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int) -> WeightsReport:
+    path = str(_paths(spec)[kind])
+    try:
+        entries = read_weights(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{kind}_pretrained_model_path {error}") from error
+    source = f"{kind}_pretrained_model_path {path}"
+    _check_stated_classes(source, spec, kind, entries)
+    return _adapt_and_load(model, entries, num_classes, source)
+
+
+def _imagenet_weights(backbone: str) -> Mapping[str, Tensor]:
+    """torchvision's, from its cache or the network. Its first version: the one the reference starts from."""
+    if backbone not in DEPTHS:
+        raise CheckpointError(
+            f"model.imagenet_pretrained: there are no ImageNet weights for {backbone}, only for {', '.join(DEPTHS)}; "
+            "set it to false and name a file in model.rgb_pretrained_model_path or of_pretrained_model_path"
+        )
+    weights = get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"model.imagenet_pretrained: can't fetch {weights.url} ({error}); where there is no network, put the file "
+            f"into {torch.hub.get_dir()}/checkpoints, or name it in model.rgb_pretrained_model_path"
+        ) from error
+
+
+def _check_stated_classes(source: str, spec: ModelSpec, kind: str, entries: Mapping[str, Tensor]) -> None:
+    """An ImageNet file's `fc` is no head of ours: it is left out in any case, so its size is not held to the spec."""
+    all_stated = {"rgb": spec.rgb_pretrained_num_classes, "of": spec.of_pretrained_num_classes}
+    prefixes = {"rgb": "model_rgb.", "of": "model_of."} if kind == "joint" else {kind: ""}
+    for modality, prefix in prefixes.items():
+        stated = all_stated[modality]
+        found = _num_classes(entries, (f"{prefix}fc_cls", f"{prefix}logits.conv3d"))
+        if stated and found and found != stated:
+            raise CheckpointError(
+                f"{source}: its head is for {found} classes, but {modality}_pretrained_num_classes says {stated}; "
+                f"set it to {found}, or to 0 to take the file's number"
+            )
+
+
+def _adapt_and_load(model: nn.Module, entries: Mapping[str, Tensor], num_classes: int, source: str) -> WeightsReport:
+    wanted = model.state_dict()
+    skipped = [n for n in ("fc.weight", "fc.bias") if n in entries and "fc_cls.weight" in wanted]
+    heads = _heads_to_replace(entries, wanted)
+    kept = {name: t for name, t in entries.items() if name not in skipped and _head_of(name) not in heads}
+    adapted = {name: _adapt(name, t, wanted[name]) for name, t in kept.items() if name in wanted}
+    # Files older than num_batches_tracked lack it, and nothing here reads it.
+    optional = {name for name in wanted if _head_of(name) in heads or name.endswith(".num_batches_tracked")}
+    missing = [name for name in wanted if name not in kept and name not in optional]
+    unfit = [name for name, tensor in adapted.items() if tensor.shape != wanted[name].shape]
+    _check_fit(source, kept, wanted, missing, unfit)
+    model.load_state_dict({**wanted, **adapted})
+    notes = [*_kernel_notes(kept, wanted), *_head_notes(entries, heads, num_classes)]
+    notes += [f"skipped: {', '.join(skipped)}"] if skipped else []
+    return WeightsReport(source, len(adapted), tuple(notes))
+
+
+def _adapt(name: str, tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor in the shape of `like`, as far as inflation and the stem's rule lead there."""
+    tensor = tensor.to(like.dtype)
+    if (tensor.dim(), like.dim()) == (4, 5):
+        tensor = inflate(tensor, like.shape[2])
+    if STEM.fullmatch(name) and tensor.dim() == like.dim():
+        tensor = adapt_channels(tensor, like.shape[1])
+    return tensor
+
+
+def _head_of(name: str) -> str | None:
+    """The layer of the head that a name belongs to, such as `model_rgb.fc_cls`."""
+    match = HEAD.fullmatch(name)
+    return match[1] if match else None
+
+
+def _heads_to_replace(entries: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Layers of the model's head, whole, of which a part is absent from the file or has another shape there."""
+    unfit = {_head_of(n) for n, t in wanted.items() if n not in entries or entries[n].shape != t.shape}
+    return sorted(head for head in unfit if head)
+
+
+def _num_classes(entries: Mapping[str, Tensor], heads: tuple[str, ...]) -> int | None:
+    found = (entries.get(f"{head}.weight") for head in heads)
+    return next((weight.shape[0] for weight in found if weight is not None and weight.dim()), None)
+
+
+def _head_notes(entries: Mapping[str, Tensor], heads: list[str], num_classes: int) -> list[str]:
+    if not heads:
+        return []
+    which = f" ({', '.join(heads)})" if len(heads) > 1 else ""
+    old = _num_classes(entries, ("fc2", "fc_cls", "logits.conv3d", "fc"))
+    if old is None:
+        return [f"no head in the file: a new one for {num_classes} classes{which}"]
+    return [f"head for {old} classes replaced by a new one for {num_classes}{which}"]
+
+
+def _kernel_notes(kept: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    stems = [(n, kept[n].shape[1], wanted[n].shape[1]) for n in kept if STEM.fullmatch(n)]
+    notes = [
+        f"stem {name} adapted {old} -> {new} channels (mean over the old channels)"
+        for name, old, new in stems
+        if old != new
+    ]
+    num_inflated = sum(tensor.dim() == 4 and wanted[name].dim() == 5 for name, tensor in kept.items())
+    return notes + ([f"2D kernels inflated over time ({num_inflated} tensors)"] if num_inflated else [])
+
+
+def _check_fit(
+    where: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], missing: list[str], unfit: list[str]
+) -> None:
+    unexpected = [name for name in found if name not in wanted]
+    shapes = [f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}" for name in unfit]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    listed = "; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names)
+    if listed:
+        raise CheckpointError(
+            f"{where}: does not fit the model. Found: {architecture(found)}, wanted: {architecture(wanted)}; {listed}. "
+            "Give a file of this architecture, or set model_type, input_type and backbone to the file's"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

@@ -1,0 +1,363 @@
+"""Training from a spec: data, model, resume, fit, checkpoints."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from action_recognition.clip.contract import CHANNELS, Contract
+from action_recognition.config import Spec, to_plain
+from action_recognition.data.agreement import contract_of
+from action_recognition.data.augment import Augmentation
+from action_recognition.data.dataset import EvaluationWindows, TrainingClips
+from action_recognition.data.index import Index, class_names_of, index_classes, stop_if_too_many
+from action_recognition.data.loader import ToInput, TrainingPlan, evaluation_loader, training_loader, window_batches
+from action_recognition.errors import CheckpointError, DataError, SpecError
+from action_recognition.files import write_text
+from action_recognition.loading import description
+from action_recognition.models import build_model
+from action_recognition.models.weights import load_pretrained, load_state
+from action_recognition.tasks.setting import Readable, Say, opening_lines, seed_everything, usable_precision, workers_here
+from action_recognition.training import checkpoint as files
+from action_recognition.training.distributed import Process, connected, from_first, gather
+from action_recognition.training.loop import Run, State, Tally, evaluate, fit
+from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
+from action_recognition.training.optim import Precision, Schedule, default_precision, make_optimizer, restart_schedule
+from action_recognition.training.report import (
+    ProgressBar,
+    StatusFile,
+    Stopwatch,
+    TensorBoard,
+    duration,
+    write_metrics,
+)
+
+
+def train(spec: Spec, say: Say) -> list[dict[str, Any]]:
+    """Train as `spec` says, going on from the newest checkpoint in its results folder. Returns the epochs' figures."""
+    torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
+    torch.backends.cudnn.deterministic = spec.train.cudnn.deterministic
+    with connected(spec.train.device, spec.train.gpu_ids, "train.device") as process:
+        trainer = Trainer(spec, process, say if process.is_first else lambda text: None)
+        trainer.resume()
+        return trainer.fit()
+
+
+class Trainer:
+    """One training run: everything it is made of, and what happens beside its arithmetic (the loop's Events)."""
+
+    def __init__(self, spec: Spec, process: Process, say: Say) -> None:
+        self.spec, self.process, self.say = spec, process, say
+        for line in opening_lines(spec, "train", process):
+            say(line)
+        self.seed = seed_everything(spec.train.seed, process.rank)
+        indices: list[Index] = from_first(self._list_videos() if process.is_first else None)
+        self.index, self.val_index = indices[0], (indices[1:] or [None])[0]
+        self.contract = contract_of(spec, self.index.class_names)
+        self.bare_model = self._build_model()
+        self.plan, self.run = self._make_plan(), self._make_run()
+        self.state = State()
+        self.folder = Path(str(spec.train.results_dir))
+        self.manager = files.CheckpointManager(self.folder)
+        self.status = StatusFile(self.folder, process.is_first)
+
+    # --- what a run is made of ---
+
+    def _list_videos(self) -> list[Index]:
+        """The training and the validation videos, and what is worth saying of them."""
+        dataset = self.spec.dataset
+        names = class_names_of(dataset.label_map, str(dataset.train_dataset_dir))
+        if not dataset.label_map:
+            self.say(f"classes, from the sorted folder names: {', '.join(names)}")
+        roots = [root for root in (dataset.train_dataset_dir, dataset.val_dataset_dir) if root]
+        modalities = contract_of(self.spec, names).modalities
+        indices = [index_classes(root, names, modalities, dataset.on_bad_video) for root in roots]
+        for root, index in zip(roots, indices, strict=True):
+            for note in (*index.notes, *(f"skipped {path}: {reason}" for path, reason in index.skipped)):
+                self.say(note)
+            self.say(f"{root}: {len(index.videos)} videos, {sum(v.num_frames for v in index.videos)} frames")
+        return indices
+
+    def _build_model(self) -> nn.Module:
+        spec, num_classes = self.spec, len(self.contract.class_names)
+        model = build_model(spec.model, num_classes)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        network = f"{spec.model.input_type} {spec.model.backbone} for {spec.model.model_type}"
+        self.say(f"model: {network}, {num_classes} classes, {num_parameters:,} parameters, on {self.process.device}")
+        for report in load_pretrained(model, spec.model, num_classes):
+            self.say(str(report))
+        return model.to(self.process.device)
+
+    def _make_plan(self) -> TrainingPlan:
+        dataset, process = self.spec.dataset, self.process
+        return TrainingPlan(
+            len(self.index.videos) * dataset.clips_per_video,
+            dataset.batch_size,
+            self.spec.train.accumulate_steps,
+            self.seed,
+            process.rank,
+            process.num_processes,
+        )
+
+    def _make_run(self) -> Run:
+        train, device = self.spec.train, self.process.device
+        optimizer = make_optimizer(self.bare_model, train.optim, device)
+        precision = Precision(self._precision(), device.type)
+        return Run(
+            model=self._parallel(self.bare_model),
+            optimizer=optimizer,
+            schedule=Schedule(optimizer, train.optim),
+            scaler=precision.scaler(),
+            precision=precision,
+            to_input=ToInput(self.contract, device),
+            device=device,
+            clip_grad_norm=train.clip_grad_norm,
+        )
+
+    def _precision(self) -> str:
+        device = self.process.device
+        name = self.spec.train.precision or default_precision(device)
+        example = _example_input(self.contract, device)
+        return usable_precision(name, "train.precision", device, self.bare_model, example, self.say)
+
+    def _parallel(self, model: nn.Module) -> nn.Module:
+        device = self.process.device
+        if self.spec.train.sync_bn:
+            if device.type != "cuda":
+                raise SpecError(f"train.sync_bn: works on GPUs only, and this run is on {device.type}; set it to false")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.process.num_processes == 1:
+            return model
+        return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+    # --- the run ---
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train to the last epoch. Whatever ends it early is noted in status.json."""
+        train = self.spec.train
+        if self.state.epoch >= train.num_epochs:
+            self.say(f"nothing to do: {self.folder} holds {self.state.epoch} finished epochs of {train.num_epochs}")
+            return self.state.history
+        batches, validate = self._training_batches(), self._validation()
+        self._open_folder()
+        try:
+            fit(self.run, self.state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
+        except BaseException as error:
+            self.status.write("FAILURE", str(error) or type(error).__name__)
+            raise
+        finally:
+            self.bar.close()
+            self.board.close()
+        self.status.write("SUCCESS", "training finished", _figures(self.state.history[-1]))
+        best = self.folder / files.BEST
+        self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
+        return self.state.history
+
+    def _training_batches(self) -> Readable:
+        dataset, augmentation = self.spec.dataset, self.spec.dataset.augmentation_config
+        size = (self.contract.width, self.contract.height)
+        augment = Augmentation(
+            augmentation.train_crop_type,
+            size,
+            augmentation.crop_smaller_edge,
+            augmentation.scales,
+            augmentation.horizontal_flip_prob,
+        )
+        clips = TrainingClips(self.index.videos, self.contract, augment, dataset.clips_per_video, self.seed)
+        self.num_workers = workers_here(self.spec, self.process, self.say)
+        loader = training_loader(clips, self.plan, self.num_workers, self.process.device)
+        return Readable(loader, dataset.on_bad_video)
+
+    def _validation(self) -> Callable[[], dict[str, float]] | None:
+        if self.val_index is None:
+            return None
+        process, num_classes = self.process, len(self.contract.class_names)
+        windows = EvaluationWindows(self.val_index.videos, self.contract)
+        loader = evaluation_loader(windows, self.num_workers, process.device, process.rank, process.num_processes)
+        videos = Readable(loader, self.spec.dataset.on_bad_video)
+
+        def validate() -> dict[str, float]:
+            batches = window_batches(videos, self.spec.dataset.batch_size)
+            scores, problems = evaluate(self.bare_model, batches, self.run.to_input, self.run.precision, num_classes)
+            self.state.problems.update(problems)
+            confusion = confusion_matrix(scores.labels, scores.predictions, num_classes)
+            accuracies = {"val_acc": total_accuracy(confusion), "val_m_acc": mean_class_accuracy(confusion)}
+            return {"val_loss": scores.loss, **accuracies}
+
+        return validate
+
+    def _open_folder(self) -> None:
+        self.watch, self.epoch_watch = Stopwatch(), Stopwatch()
+        self.bar = self._new_bar()
+        self.board = TensorBoard(self.folder, self.process.is_first)
+        self._reported_problems = 0
+        if self.process.is_first:
+            write_text(self.folder / "spec.yaml", yaml.safe_dump(to_plain(self.spec), sort_keys=False))
+            write_metrics(self.folder / "metrics.jsonl", self.state.history)
+        self.status.write("STARTED", f"training {self.contract.model_type} {self.spec.model.backbone}")
+
+    def _new_bar(self) -> ProgressBar:
+        epoch, num_epochs = self.state.epoch + 1, self.spec.train.num_epochs
+        return ProgressBar(f"epoch {epoch}/{num_epochs}", self.plan.num_clips, enabled=self.process.is_first)
+
+    # --- the loop's events ---
+
+    def step_done(self, state: State, num_clips: int, lr: float) -> None:
+        """Show progress; save where checkpoint_interval counts steps."""
+        means = state.tally.means()
+        self.bar.advance(
+            num_clips * self.process.num_processes, loss=means["train_loss"], acc=means["train_acc"], lr=lr
+        )
+        train = self.spec.train
+        due = train.checkpoint_interval_unit == "step" and state.step % train.checkpoint_interval == 0
+        if due and state.step < self.plan.num_steps:
+            self._save([files.LATEST])
+
+    def epoch_done(self, state: State, row: dict[str, Any]) -> None:
+        """Save, then write the epoch's figures down."""
+        self._report_problems()
+        epoch, train = row["epoch"], self.spec.train
+        by_epoch = train.checkpoint_interval_unit == "epoch"
+        due = (by_epoch and state.epoch % train.checkpoint_interval == 0) or state.epoch == train.num_epochs
+        is_best = row is best_epoch(state.history)
+        names = [files.epoch_name(epoch)] * due + [files.BEST] * is_best + [files.LATEST] * (due or not by_epoch)
+        if names:
+            self._save(names)
+        self.bar.close()
+        self.say(_epoch_line(row, train.num_epochs, self.epoch_watch.seconds, is_best))
+        if self.process.is_first:
+            write_metrics(self.folder / "metrics.jsonl", state.history)
+        self.status.write("RUNNING", f"epoch {epoch} finished", _figures(row))
+        self.board.write(row)
+        self.epoch_watch, self.bar = Stopwatch(), self._new_bar()
+
+    def _report_problems(self) -> None:
+        problems = {path: text for part in gather(self.state.problems) for path, text in part.items()}
+        indices = [index for index in (self.index, self.val_index) if index]
+        num_videos = sum(len(index.videos) + len(index.skipped) for index in indices)
+        skipped = [*problems.items(), *(entry for index in indices for entry in index.skipped)]
+        stop_if_too_many(skipped, num_videos)
+        if len(problems) > self._reported_problems:
+            for path, text in list(problems.items())[self._reported_problems :]:
+                self.say(f"skipped {path}: {text}")
+            self.say(f"{len(skipped)} of {num_videos} videos skipped")
+        self._reported_problems = len(problems)
+
+    # --- checkpoints ---
+
+    def _save(self, names: list[str]) -> None:
+        checkpoint = self._checkpoint()  # every process takes part: each adds the state of its random generators
+        if self.process.is_first:
+            self.manager.save(checkpoint, names)
+
+    def _checkpoint(self) -> dict[str, Any]:
+        run, state = self.run, self.state
+        return {
+            "format": files.FORMAT,
+            "state_dict": self.bare_model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "schedule": run.schedule.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "rng": gather(files.rng_state(self.process.device)),
+            "epoch": state.epoch,
+            "step": state.step,
+            "tally": [asdict(tally) for tally in gather(state.tally)],
+            "history": state.history,
+            "num_clips": self.plan.num_clips,
+            "spec": to_plain(self.spec),
+            "contract": self.contract.to_plain(),
+        }
+
+    def resume(self) -> None:
+        """Go on from the checkpoint the spec names, else from the newest in the results folder, else start anew."""
+        self._make_folder()
+        given = self.spec.train.resume_training_checkpoint_path
+        path = from_first(Path(given) if given else self.manager.latest())
+        if path is None:
+            return
+        content = self.manager.read(path)
+        self._check_resumable(content, path)
+        load_state(self.bare_model, content["state_dict"], str(path))
+        try:
+            self._restore(content)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: its training state can't be used ({error!r})") from error
+        where = f"epoch {self.state.epoch}" + (f", step {self.state.step}" if self.state.step else "")
+        self.say(f"resuming from {path} at {where}")
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpecError(f"train.results_dir: {self.folder} can't be made ({error.strerror}); set results_dir") from error
+
+    def _check_resumable(self, content: dict[str, Any], path: Path) -> None:
+        """CheckpointError where the spec is of another model than the checkpoint; a line for all that changed otherwise."""
+        _, contract = description(content, path)
+        changed = files.differences(content["spec"], to_plain(self.spec))
+        fixed = {key: changed[key] for key in files.FIXED_KEYS if key in changed}
+        if contract.class_names != self.contract.class_names:
+            fixed["classes"] = (", ".join(contract.class_names), ", ".join(self.contract.class_names))
+        if fixed:
+            listing = "\n".join(f"  {key}: {old} there, {new} in the spec" for key, (old, new) in fixed.items())
+            raise CheckpointError(
+                f"{path}: is of another model than the spec describes; use its values, or another train.results_dir "
+                f"to start anew:\n{listing}"
+            )
+        for key, (old, new) in changed.items():
+            if not key.startswith(("evaluate.", "inference.", "export.")) and not key.endswith("_dir"):
+                self.say(f"changed since the checkpoint: {key}: {old} -> {new}")
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        run, state, process = self.run, self.state, self.process
+        run.optimizer.load_state_dict(content["optimizer"])
+        if content["spec"]["train"]["optim"] == to_plain(self.spec)["train"]["optim"]:
+            run.schedule.load_state_dict(content["schedule"])
+        else:
+            run.schedule = restart_schedule(run.optimizer, self.spec.train.optim, content["epoch"])
+        if content["scaler"] and run.scaler.is_enabled():
+            run.scaler.load_state_dict(content["scaler"])
+        state.epoch, state.step, state.history = content["epoch"], content["step"], content["history"]
+        same_processes = len(content["rng"]) == process.num_processes
+        if same_processes:
+            files.restore_rng(content["rng"][process.rank], process.device)
+        if state.step and same_processes and self._same_plan(content):
+            state.tally = Tally(**content["tally"][process.rank])
+        elif state.step:
+            state.step = 0
+            self.say(f"the batches have changed since the checkpoint: epoch {state.epoch} starts over")
+
+    def _same_plan(self, content: dict[str, Any]) -> bool:
+        keys = ("dataset.batch_size", "train.accumulate_steps", "train.seed", "dataset.clips_per_video")
+        changed = files.differences(content["spec"], to_plain(self.spec))
+        return content["num_clips"] == self.plan.num_clips and not any(key in changed for key in keys)
+
+
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first epoch of highest validation accuracy (of these, lowest loss); of lowest train loss without validation."""
+    validated = [row for row in history if "val_acc" in row]
+    if validated:
+        return max(validated, key=lambda row: (row["val_acc"], -row["val_loss"]))
+    return min(history, key=lambda row: row["train_loss"], default=None)
+
+
+def _example_input(contract: Contract, device: torch.device) -> list[torch.Tensor]:
+    shapes = {m: (1, s.num_frames, contract.height, contract.width, CHANNELS[m]) for m, s in contract.streams.items()}
+    return ToInput(contract, device)({m: torch.zeros(shape, dtype=torch.uint8) for m, shape in shapes.items()})
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name != "epoch"}
+
+
+def _epoch_line(row: dict[str, Any], num_epochs: int, seconds: float, is_best: bool) -> str:
+    figures = [f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %"]
+    if "val_acc" in row:
+        figures.append(f"validation loss {row['val_loss']:.3f}, accuracy {row['val_acc']:.1f} %")
+    best = ", best so far" if is_best else ""
+    return f"epoch {row['epoch'] + 1}/{num_epochs}: {'; '.join(figures)}; lr {row['lr']:.3g}, {duration(seconds)}{best}"

@@ -1,0 +1,1 @@
+"""The loop and what it needs; models, loaders and optimizers come in as arguments."""

@@ -1,0 +1,145 @@
+"""Checkpoints of a run: what is saved, under which names, and where a run goes on.
+
+One dict of tensors and plain values a file, readable with torch.load(weights_only=True); `state_dict` has bare names.
+`model_epoch_<epoch>.pth` as often as asked for, `ar_model_latest.pth` the newest, `ar_model_best.pth` the best.
+"""
+
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from action_recognition.errors import CheckpointError
+from action_recognition.files import link_or_copy, write_whole
+
+LATEST, BEST = "ar_model_latest.pth", "ar_model_best.pth"
+FORMAT = 1
+_EPOCH_FILE = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth")
+
+# What a resumed run may not change. Everything else is taken from the spec, with a line that says so.
+FIXED_KEYS = (
+    "model.model_type",
+    "model.backbone",
+    "model.input_type",
+    "model.num_fc",
+    "model.rgb_seq_length",
+    "model.of_seq_length",
+)
+
+
+class CheckpointManager:
+    """The checkpoint files of one results folder. Only rank 0 may save."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def save(self, checkpoint: Mapping[str, Any], names: list[str]) -> Path:
+        """Write the checkpoint under the first name and give it the others. CheckpointError where it can't be written.
+
+        The files that stood there before stay whole until the new one is.
+        """
+        first = self.folder / names[0]
+        try:
+            write_whole(first, lambda file: torch.save(dict(checkpoint), file))
+            for name in names[1:]:
+                link_or_copy(first, self.folder / name)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise CheckpointError(f"{first}: the checkpoint can't be written: {_cause(error, checkpoint, first)}") from error
+        return first
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint: ar_model_latest.pth, else the highest number in the names, else None."""
+        latest = self.folder / LATEST
+        return latest if latest.exists() else self._highest()
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint to resume from; an error names the file that could be used in its place."""
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            older = self._highest(besides=path)
+            way_out = f"train.resume_training_checkpoint_path={older}" if older else "another train.results_dir"
+            raise CheckpointError(f"{error}\nto go on without it, use {way_out}") from error
+
+    def _highest(self, besides: Path | None = None) -> Path | None:
+        numbered = [
+            ((int(match[1]), int(match[2] or 10**9)), path)
+            for path in (self.folder.iterdir() if self.folder.is_dir() else ())
+            if (match := _EPOCH_FILE.fullmatch(path.name)) and path != besides
+        ]
+        return max(numbered)[1] if numbered else None
+
+
+def epoch_name(epoch: int) -> str:
+    """The file name of the checkpoint of `epoch`, counted from 0."""
+    return f"model_epoch_{epoch:03d}.pth"
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The dict in a checkpoint of ours. CheckpointError where it can't be read, runs code, or is something else."""
+    from action_recognition.models.weights import read_file
+
+    content = read_file(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has weights but no training state of this program; give it as model.*_pretrained_model_path "
+            "to start from its weights"
+        )
+    return content
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The state of every random generator of this process, in types that weights_only loading accepts."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_rng(state: Mapping[str, Any], device: torch.device) -> None:
+    """The inverse of rng_state."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The dotted keys whose values differ between two plain specs: {key: (old, new)}."""
+    found = {}
+    for name in {**old, **new}:
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found.update(differences(a, b, f"{prefix}{name}."))
+        elif a != b:
+            found[prefix + name] = (a, b)
+    return found
+
+
+def _cause(error: Exception, checkpoint: Mapping[str, Any], path: Path) -> str:
+    tensors = [t for t in _tensors(checkpoint) if isinstance(t, torch.Tensor)]
+    need = sum(t.numel() * t.element_size() for t in tensors)
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free"
+    except OSError:
+        free = "the folder is gone"
+    return f"{str(error).splitlines()[0]} (needs {need / 2**20:,.0f} MiB, {free}); earlier checkpoints are untouched"
+
+
+def _tensors(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in _tensors(v)]
+    if isinstance(value, list | tuple):
+        return [t for v in value for t in _tensors(v)]
+    return [value]

@@ -1,0 +1,104 @@
+"""Processes and devices: who am I among how many, on which device, and how to hear from the others.
+
+torchrun (or anything that sets its variables) starts the processes; `launch` starts them through the same elastic
+launcher. Alone, every function here is a no-op or answers for one process.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from action_recognition.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process: its rank among `num_processes`, its rank among those on this machine, its device."""
+
+    rank: int
+    num_processes: int
+    local_rank: int
+    num_local: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def under_torchrun() -> bool:
+    """True where a launcher has started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(script: str, arguments: Sequence[str], num_processes: int, num_cores: int) -> int:
+    """Run `script` as `num_processes` local processes under torch's elastic launcher. Returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // num_processes)))
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={num_processes}", script, *arguments])
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode or 1
+    return 0
+
+
+@contextmanager
+def connected(device_name: str, gpu_ids: Sequence[int], key: str) -> Iterator[Process]:
+    """Join the group of processes for the time of the block; `key` names the spec's device key in errors."""
+    rank, num_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, num_local = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = choose_device(device_name, gpu_ids, local_rank, key)
+    process = Process(rank, num_processes, local_rank, num_local, device)
+    if not under_torchrun():
+        yield process
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield process
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str, gpu_ids: Sequence[int], local_rank: int, key: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N, mps) means here: auto is CUDA where there is a GPU, else CPU.
+
+    Raises SpecError where the device asked for is not there.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise SpecError(f"{key}: 'mps' is not available on this machine; use auto or cpu")
+        return torch.device("mps")
+    if not torch.cuda.is_available():
+        raise SpecError(f"{key}: {name!r} needs a CUDA GPU and torch sees none; use auto or cpu")
+    index = int(name.partition(":")[2] or gpu_ids[local_rank % len(gpu_ids)])
+    if index >= torch.cuda.device_count():
+        raise SpecError(f"{key}: GPU {index} is not there; this machine has {torch.cuda.device_count()} (0 is the first)")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def gather(value: Any) -> list[Any]:
+    """`value` of every process, by rank, on every process. Values must be picklable."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """The first process's value, on every process."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,259 @@
+"""The training loop and the evaluation loop. No files, no spec, no printing: all of that comes in as arguments.
+
+`fit` goes through epochs; `train_one_epoch` through the optimizer steps of one; `evaluate` through all windows of all
+videos. What happens at each step and epoch besides (progress, checkpoints) is the business of the `Events` given.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from action_recognition.errors import UserError
+from action_recognition.training.distributed import gather
+from action_recognition.training.metrics import VideoScores, video_scores
+from action_recognition.training.optim import Precision, Schedule
+
+
+class NonFiniteLossError(UserError, RuntimeError):
+    """The loss has become NaN or infinite."""
+
+
+class Batch(Protocol):
+    """What the loops need of a batch; data.loader.Batch is one."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor
+    video_ids: list[int]
+    videos: list[str]
+    problems: list[tuple[str, str]]
+
+
+class Plan(Protocol):
+    """What the loop needs of a training plan; data.loader.TrainingPlan is one."""
+
+    accumulate_steps: int
+
+    def start_at(self, epoch: int, step: int) -> None: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass
+class Run:
+    """What is trained and how. `model` is what is called: the bare network or its DistributedDataParallel."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    precision: Precision
+    to_input: Callable[[dict[str, Tensor]], list[Tensor]]
+    device: torch.device
+    clip_grad_norm: float = 0.0
+
+
+@dataclass
+class Tally:
+    """Running sums over clips: cross entropy, correct ones, and how many."""
+
+    loss: float = 0.0
+    correct: int = 0
+    clips: int = 0
+
+    def add(self, loss: float, correct: float, clips: float) -> None:
+        self.loss, self.correct, self.clips = self.loss + loss, self.correct + round(correct), self.clips + round(clips)
+
+    def means(self) -> dict[str, float]:
+        """train_loss, and train_acc in percent."""
+        clips = max(self.clips, 1)
+        return {"train_loss": self.loss / clips, "train_acc": 100 * self.correct / clips}
+
+
+@dataclass
+class State:
+    """Where a run stands: `step` optimizer steps into `epoch`, and what was measured so far."""
+
+    epoch: int = 0
+    step: int = 0
+    tally: Tally = field(default_factory=Tally)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Events(Protocol):
+    """What happens beside the arithmetic."""
+
+    def step_done(self, state: State, num_clips: int, lr: float) -> None: ...
+    def epoch_done(self, state: State, row: dict[str, Any]) -> None: ...
+
+
+def fit(
+    run: Run,
+    state: State,
+    num_epochs: int,
+    plan: Plan,
+    batches: Iterable[Batch],
+    validate: Callable[[], Mapping[str, float]] | None,
+    validation_interval: int,
+    events: Events,
+) -> None:
+    """Train from `state` to the end of epoch `num_epochs - 1`. The last epoch is always validated."""
+    while state.epoch < num_epochs:
+        plan.start_at(state.epoch, state.step)
+        train_one_epoch(run, state, plan, batches, events)
+        row: dict[str, Any] = {"epoch": state.epoch, "lr": run.schedule.lr, **_over_processes(state.tally).means()}
+        due = (state.epoch + 1) % validation_interval == 0 or state.epoch + 1 == num_epochs
+        if validate and due:
+            row |= validate()
+        run.schedule.epoch_done(row)
+        state.history.append(row)
+        state.epoch, state.step, state.tally = state.epoch + 1, 0, Tally()
+        events.epoch_done(state, row)
+
+
+def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch], events: Events) -> None:
+    """The optimizer steps of an epoch, from state.step on. NonFiniteLossError names the epoch, batch and videos."""
+    run.model.train()
+    readback = Readback(state, run.device)
+    run.optimizer.zero_grad(set_to_none=True)
+    num_batches, clips = len(plan), 0
+    for i, batch in enumerate(batches, start=1):
+        is_step = i % plan.accumulate_steps == 0 or i == num_batches
+        state.problems.update(batch.problems)
+        clips += len(batch.videos)
+        with _gradients_in_sync(run.model, is_step):
+            loss = _forward(run, batch, readback)
+            run.scaler.scale(loss).backward()
+        if is_step:
+            _optimizer_step(run)
+            state.step += 1
+            events.step_done(state, clips, run.schedule.lr)
+            clips = 0
+    readback.finish()
+
+
+def _forward(run: Run, batch: Batch, readback: "Readback") -> Tensor:
+    """The batch's share of the step's mean loss."""
+    labels, weights = (x.to(run.device, non_blocking=True) for x in (batch.labels, batch.weights))
+    with run.precision.autocast():
+        logits = run.model(*run.to_input(batch.inputs))  # (N, K)
+    losses = cross_entropy(logits.float(), labels, reduction="none")
+    counted = weights > 0
+    correct = (logits.detach().argmax(dim=1) == labels) & counted
+    readback.add(torch.stack([(losses.detach() * counted).sum(), correct.sum(), counted.sum()]), batch.videos)
+    return (losses * weights).sum()
+
+
+def _optimizer_step(run: Run) -> None:
+    if run.clip_grad_norm > 0:
+        run.scaler.unscale_(run.optimizer)
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.clip_grad_norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+
+
+def _gradients_in_sync(model: nn.Module, is_step: bool) -> AbstractContextManager[Any]:
+    """Processes exchange gradients at the last backward pass of a step only."""
+    no_sync = getattr(model, "no_sync", None)
+    return nullcontext() if is_step or no_sync is None else no_sync()
+
+
+class Readback:
+    """Brings each batch's sums to the host without waiting for the GPU, and stops the run at a loss that is not finite.
+
+    On a CPU that is before the optimizer sees the batch; on a GPU some batches later, with the right batch named.
+    """
+
+    def __init__(self, state: State, device: torch.device) -> None:
+        self.state, self.is_cuda = state, device.type == "cuda"
+        self.batch_id = 0
+        self._waiting: deque[tuple[int, Tensor, Any, list[str]]] = deque()
+
+    def add(self, sums: Tensor, videos: list[str]) -> None:
+        """Note a batch's (loss, correct, clips); take in those that have arrived."""
+        event = None
+        if self.is_cuda:
+            host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
+            sums = host.copy_(sums, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting.append((self.batch_id, sums, event, videos))
+        self.batch_id += 1
+        while self._waiting and (self._waiting[0][2] is None or self._waiting[0][2].query()):
+            self._take()
+
+    def finish(self) -> None:
+        """Wait for what is still on its way."""
+        while self._waiting:
+            if self._waiting[0][2] is not None:
+                self._waiting[0][2].synchronize()
+            self._take()
+
+    def _take(self) -> None:
+        batch_id, sums, _, videos = self._waiting.popleft()
+        loss, correct, clips = sums.tolist()
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"epoch {self.state.epoch}, batch {batch_id}: the loss is {loss}. Lower train.optim.lr, set "
+                f"train.clip_grad_norm (1.0 is usual) or train.precision=fp32. The videos: {', '.join(videos)}"
+            )
+        self.state.tally.add(loss, correct, clips)
+
+
+def _over_processes(tally: Tally) -> Tally:
+    total = Tally()
+    for part in gather(tally):
+        total.add(part.loss, part.correct, part.clips)
+    return total
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    to_input: Callable[[dict[str, Tensor]], list[Tensor]],
+    precision: Precision,
+    num_classes: int,
+    progress: Callable[[int], object] = lambda num_windows: None,
+) -> tuple[VideoScores, dict[str, str]]:
+    """The scores of all videos of all processes, the same on each, and {path: problem} of those that had none.
+
+    RuntimeError where a video was scored by two processes.
+    """
+    model.eval()
+    video_ids: list[int] = []
+    labels: list[int] = []
+    logits: list[np.ndarray] = [np.zeros((0, num_classes), np.float32)]
+    problems: dict[str, str] = {}
+    with torch.inference_mode():
+        for batch in batches:
+            problems.update(batch.problems)
+            if batch.video_ids:
+                with precision.autocast():
+                    output = model(*to_input(batch.inputs))
+                logits.append(output.float().cpu().numpy())
+                video_ids += batch.video_ids
+                labels += batch.labels.tolist()
+            progress(len(batch.video_ids))
+    return _merge(gather((video_ids, labels, np.concatenate(logits), problems)))
+
+
+def _merge(parts: list[tuple[list[int], list[int], np.ndarray, dict[str, str]]]) -> tuple[VideoScores, dict[str, str]]:
+    seen = [set(ids) for ids, *_ in parts]
+    doubled = sum(map(len, seen)) - len(set().union(*seen))
+    if doubled:
+        raise RuntimeError(f"{doubled} videos were evaluated by more than one process")
+    scores = video_scores(
+        [i for ids, *_ in parts for i in ids],
+        [label for _, labels, *_ in parts for label in labels],
+        np.concatenate([logits for _, _, logits, _ in parts]),
+    )
+    return scores, {path: problem for *_, problems in parts for path, problem in problems.items()}

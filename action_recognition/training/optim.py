@@ -1,0 +1,124 @@
+"""The optimizer, the learning rate schedule and the precision of a run, from the spec."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
+
+from action_recognition.config import OptimSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_optimizer(model: nn.Module, spec: OptimSpec, device: torch.device) -> Optimizer:
+    """SGD over all parameters; one fused kernel a step on CUDA."""
+    fused = device.type == "cuda"
+    return SGD(model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=fused)
+
+
+class Schedule:
+    """The learning rate by epoch: MultiStep, or AutoReduce when its monitor stops falling."""
+
+    def __init__(self, optimizer: Optimizer, spec: OptimSpec) -> None:
+        self.optimizer, self.monitor = optimizer, None if spec.lr_scheduler == "MultiStep" else spec.lr_monitor
+        self._scheduler: Any
+        if self.monitor:
+            self._scheduler = ReduceLROnPlateau(
+                optimizer, factor=spec.lr_decay, patience=spec.patience, min_lr=spec.min_lr
+            )
+        else:
+            self._scheduler = MultiStepLR(optimizer, list(spec.lr_steps), spec.lr_decay)
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def epoch_done(self, measured: Mapping[str, float]) -> None:
+        """Step after an epoch; AutoReduce only after one that measured its monitor."""
+        if not self.monitor:
+            self._scheduler.step()
+        elif self.monitor in measured:
+            self._scheduler.step(measured[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._scheduler.load_state_dict(state)
+
+
+def restart_schedule(optimizer: Optimizer, spec: OptimSpec, epochs_done: int) -> Schedule:
+    """A schedule by a spec that has changed, as if it had been the run's from the start (MultiStep) or from now on."""
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)
+        group.update(lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    schedule = Schedule(optimizer, spec)
+    for group in optimizer.param_groups:
+        if schedule.monitor is None:
+            group["lr"] = spec.lr * spec.lr_decay ** sum(step <= epochs_done for step in spec.lr_steps)
+    if schedule.monitor is None:
+        schedule.load_state_dict({**schedule.state_dict(), "last_epoch": epochs_done, "_last_lr": [schedule.lr]})
+    return schedule
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of the forward pass; weights, loss and optimizer stay in float32."""
+
+    name: str
+    device_type: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, DTYPES[self.name], enabled=self.name != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss for fp16, whose small gradients would vanish; does nothing for the others."""
+        return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
+
+
+def default_precision(device: torch.device) -> str:
+    """bf16 on GPUs that have it (NVIDIA Ampere and later), else fp32."""
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"
+
+
+def conv3d_depths(model: nn.Module, inputs: list[torch.Tensor]) -> set[int]:
+    """The temporal depths at which the model's 3D convolutions of temporal size 3 see `inputs`."""
+    depths: set[int] = set()
+
+    def note(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] == 3:
+            depths.add(args[0].shape[2])
+
+    hooks = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, nn.Conv3d)]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(*inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return depths
+
+
+def bf16_conv3d_is_right(depth: int) -> bool:
+    """Whether this CPU's bf16 conv3d has the weight gradient that its fp32 one has, at a temporal depth.
+
+    On CPUs with AVX-512 bf16, torch 2.13 to 2.15 give a wrong one at depth 2 (kernel 3, padding 1).
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 16, depth, 8, 8), (16, 16, 3, 3, 3)))
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        w = weight.to(dtype).requires_grad_()
+        nn.functional.conv3d(x.to(dtype), w, padding=1).float().square().sum().backward()
+        assert w.grad is not None
+        gradients.append(w.grad.float())
+    exact, rounded = gradients
+    return bool((rounded - exact).norm() < 0.1 * exact.norm())

@@ -1,0 +1,110 @@
+"""What a run writes down besides weights: status.json, metrics.jsonl, TensorBoard events, a progress bar.
+
+status.json is TAO's: one JSON object a line. metrics.jsonl holds each finished epoch once, also after a resume.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from action_recognition.files import write_text
+
+
+class StatusFile:
+    """Appends to <folder>/status.json. With `enabled` false it does nothing (all processes but the first)."""
+
+    def __init__(self, folder: str | Path, enabled: bool = True) -> None:
+        self.path, self.enabled = Path(folder, "status.json"), enabled
+
+    def write(self, status: str, message: str, kpi: Mapping[str, float] | None = None) -> None:
+        """One line. `status` is STARTED, RUNNING, SUCCESS or FAILURE."""
+        if not self.enabled:
+            return
+        now = datetime.now()
+        level = "ERROR" if status == "FAILURE" else "INFO"
+        line = {"date": f"{now:%m/%d/%Y}", "time": f"{now:%H:%M:%S}", "status": status, "verbosity": level}
+        line |= {"message": message}
+        if kpi is not None:
+            line["kpi"] = finite_or_none(kpi)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """metrics.jsonl from the whole history, so that no epoch is there twice however often a run was cut off."""
+    write_text(path, "".join(json.dumps(finite_or_none(row)) + "\n" for row in history))
+
+
+def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN and infinity are no JSON: null in their place."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+class TensorBoard:
+    """Scalars by epoch in `folder`, where the tensorboard package is installed; else nothing."""
+
+    def __init__(self, folder: Path, enabled: bool = True) -> None:
+        self._writer: Any = None
+        if enabled:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            self._writer = SummaryWriter(str(folder))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """The numbers of one epoch."""
+        if self._writer:
+            for name, value in row.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name, value, row["epoch"])
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+class ProgressBar:
+    """Clips of one epoch on a terminal: rate, time left, loss, accuracy, lr. Silent where stderr is no terminal."""
+
+    def __init__(self, title: str, total: int, unit: str = "clip", enabled: bool = True) -> None:
+        silent = not (enabled and sys.stderr.isatty())
+        self._bar = tqdm(total=total, desc=title, unit=unit, disable=silent, leave=False, dynamic_ncols=True)
+
+    def advance(self, count: int, **figures: float) -> None:
+        """`count` more are done; show the figures beside the bar."""
+        if figures:
+            self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+        self._bar.update(count)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 43 s, 5 min 02 s, 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
