@@ -19,8 +19,8 @@ import yaml
 
 from action_recognition.errors import SpecError
 
-MAX_BYTES = 1 << 20  # PyYAML reads about 1 MB in some seconds; a label map of 700 classes is 20 kB
-MAX_NODES = 50_000
+MAX_BYTES = 1 << 18  # PyYAML reads some 200 kB a second; a label map of 700 classes is 20 kB
+MAX_NODES = 10_000
 MAX_DEPTH = 32
 MAX_INT = 2**31 - 1
 MISSING_MARK = "???"  # omegaconf's "must be given"
@@ -301,7 +301,7 @@ def _root_mapping(data: bytes) -> yaml.MappingNode:
     if len(data) > MAX_BYTES:
         raise UnreadableText(f"larger than {MAX_BYTES} bytes; give the path of a spec (YAML)")
     root = compose(data.decode("utf-8-sig"))
-    if root is None:
+    if root is None or is_null(root):
         raise UnreadableText("the spec is empty: it needs at least a section such as model or dataset")
     if not isinstance(root, yaml.MappingNode):
         got = "a list" if isinstance(root, yaml.SequenceNode) else "plain text"
@@ -535,8 +535,11 @@ class Placer:
             self._report(spelled, unknown_key(name, [*self.keys, *sorted(self.sections)]), origin)
 
     def _note_rename(self, spelled: str, name: str) -> None:
-        parent, _, last = spelled.rpartition(".")
-        if spelled != name and f"{self.renamed.get(parent, parent)}.{last}" != name:
+        """Remembers a mapped name, but not those that only follow from their section's."""
+        section = spelled
+        while section and section not in self.renamed:
+            section = section.rpartition(".")[0]
+        if spelled != name and self.renamed.get(section, section) + spelled[len(section) :] != name:
             self.renamed[spelled] = name
 
     def _place_section(self, spelled: str, name: str, node: yaml.Node, origin: Origin) -> None:

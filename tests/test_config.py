@@ -1,6 +1,5 @@
 """The spec: what is read, what is refused and in which words."""
 
-import copy
 import dataclasses
 import random
 import re
@@ -235,7 +234,7 @@ def test_documented_spec_when_evaluated_names_the_open_checkpoint(tmp_path):
     with pytest.raises(SpecError, match="1 problem") as caught:
         load_spec(path, task="evaluate")
     assert str(caught.value) == (
-        f"{path}: 1 problem\n  line 41: evaluate.checkpoint: evaluate needs it: set evaluate.checkpoint in the spec, "
+        f"{path}: 1 problem\n  line 39: evaluate.checkpoint: evaluate needs it: set evaluate.checkpoint in the spec, "
         "or evaluate.checkpoint=PATH on the command line"
     )
 
@@ -301,7 +300,7 @@ def test_value_is_read_as_the_type_of_its_key(override, name, expected):
         ("train.sync_bn=1", "must be true or false, got 1"),
         ("train.sync_bn='yes'", "must be true or false (without quotes), got 'yes'"),
         ("train.device=gpu", "'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
-        ("train.precision=fp8", "'fp8' is not one of fp32, bf16, fp16 (did you mean fp16?)"),
+        ("train.precision=fp8", "'fp8' is not one of fp32, bf16, fp16"),
         ("model.dropout_ratio=1.01", "must be between 0 and 1, got 1.01"),
         ("model.rgb_seq_length=4097", "must be <= 4096, got 4097"),
         ("dataset.workers=-1", "must be between 0 and 1024, got -1"),
@@ -449,18 +448,18 @@ def test_unknown_key_is_told_its_place_or_the_nearest_name(name, expected):
     ("text", "expected"),
     [
         ("", ": the spec is empty: it needs at least a section such as model or dataset"),
-        ("# nothing\n---\n", ": 1 problem"),
+        ("# nothing\n---\n", ": the spec is empty: it needs at least a section such as model or dataset"),
         ("- a\n", ": a spec is a mapping of sections (model: ...), got a list"),
         ("encryption_key=tlt\n", ": a spec is a mapping of sections (model: ...), got plain text"),
         ("model: {\n", ": 1 problem\n  line 2: not valid YAML: expected the node content, but found '<stream end>'"),
         ("model:\n\tbackbone: i3d\n", ": 1 problem\n  line 2: not valid YAML: found character '\\t' that cannot start"),
         ("a: 1\n---\nb: 1\n", ": 1 problem\n  line 2: not valid YAML: but found another document"),
         ("model: !!python/object:os.system {}\n", ": 1 problem\n  line 1: not valid YAML: tags (words that begin with"),
-        ("model: {backbone: *x}\n", ": 1 problem\n  line 1: not valid YAML: found undefined alias '...'"),
+        ("model: {backbone: *xyz}\n", ": 1 problem\n  line 1: not valid YAML: found undefined alias '...'"),
         ('results_dir: "\\UFFFFFFFF"\n', ": not valid YAML: a character escape or number is out of range"),
         ("[" * 100_000, ": 1 problem\n  line 1: not valid YAML: deeper than 32 levels: no spec needs that"),
-        ("a: [" + "1," * 60_000 + "]", ": 1 problem\n  line 1: not valid YAML: more than 50000 values: no spec needs"),
-        ("# " + "x" * 2**20, ": larger than 1048576 bytes; give the path of a spec (YAML)"),
+        ("a: [" + "1," * 10_000 + "]", ": 1 problem\n  line 1: not valid YAML: more than 10000 values: no spec needs"),
+        ("# " + "x" * 2**18, ": larger than 262144 bytes; give the path of a spec (YAML)"),
         (b"model: \xff\n", ": not UTF-8 text (byte 0xff at 7); give the path of a spec (YAML)"),
         ("a\0b: 1\n", ": 1 problem\n  line 1: not valid YAML: special characters are not allowed (character 0)"),
         ("? [a, b]\n: 1\n", ": 1 problem\n  line 1: a key must be a word, got ['a', 'b']"),
@@ -469,7 +468,10 @@ def test_unknown_key_is_told_its_place_or_the_nearest_name(name, expected):
             "train: {seed: 1}\ntrain: {seed: 1}\n",
             ": 1 problem\n  line 2: train: given twice (first on line 1): keep one",
         ),
-        ("model: &a {num_fc: 3}\ntrain: {<<: *a}\n", ": 1 problem\n  line 2: train.<<: unknown key (YAML merge keys"),
+        (
+            "model: &a {num_fc: 3}\ntrain: {<<: *a}\n",
+            ": 1 problem\n  line 2: train.<<: YAML merge keys are not accepted",
+        ),
     ],
 )
 def test_document_when_it_is_no_spec_is_refused(tmp_path, text, expected):
@@ -924,7 +926,7 @@ def mutated_text(rng: random.Random) -> str:
 
 
 def mutated_structure(rng: random.Random) -> str:
-    plain = copy.deepcopy(to_plain(load_spec(None)))
+    plain = yaml.safe_load(DOCUMENTED_SPEC)
     for _ in range(rng.randint(1, 3)):
         section = rng.choice([value for value in plain.values() if isinstance(value, dict)] or [plain])
         name = rng.choice([*section, *plain, "model_config", "lr", 1, None])

@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tqdm import tqdm
 
 from action_recognition.demo import DemoSpec, missing_videos, open_dataset, render_videos
@@ -49,20 +47,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Render what is missing. Returns 1 where DST can't be used."""
     args = parse_args(argv)
     started = time.perf_counter()
-    open_dataset(args.dst, args.spec)
+    try:
+        open_dataset(args.dst, args.spec)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     videos = missing_videos(args.dst, args.spec)
     done = render_videos(args.dst, args.spec, videos, args.workers)
+    # disable=None: off where stderr is not a terminal
     for _ in tqdm(done, total=len(videos), unit="video", disable=None):
         pass
     seconds = time.perf_counter() - started
     print(f"{len(videos)} videos, {len(videos) * args.spec.frames} frames rendered into {args.dst} in {seconds:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

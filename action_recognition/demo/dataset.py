@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,8 @@ PAIR_CLASSES = ("walk", "sit", "stand", "fall", "getup")
 # person ids: a video's person follows from its number, and no person is in both sets
 FIRST_PERSON = {"train": 0, "test": 100_000}
 MAX_PER_CLASS = 100_000
-# colour is stored at half the size in JPEG by default, which smears a limb of three pixels
-IMAGE_OPTIONS = {"jpg": {"quality": 90, "subsampling": 0}, "png": {"compress_level": 3}}
+# by default JPEG stores colour at half the size, which smears limbs of three pixels
+IMAGE_OPTIONS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90, "subsampling": 0}, "png": {"compress_level": 3}}
 
 
 @dataclass(frozen=True)

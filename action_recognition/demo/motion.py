@@ -13,6 +13,7 @@ JOINTS = (
     *("hip_l", "hip_r", "knee_l", "knee_r", "ankle_l", "ankle_r", "toe_l", "toe_r"),
     *("shoulder_l", "shoulder_r", "elbow_l", "elbow_r", "wrist_l", "wrist_r"),
 )
+FIRST_ARM = JOINTS.index("shoulder_l")
 ANKLE_HEIGHT_M = 0.07
 LYING_HEIGHT_M = 0.1  # the lowest joint of a body on the floor: half its thickness
 
@@ -98,7 +99,7 @@ def walk(rng: np.random.Generator, num_frames: int) -> Pose:
 def sit(rng: np.random.Generator, num_frames: int) -> Pose:
     """Down on a seat at about knee height, leaning forward on the way, and stays there."""
     still = standing(rng, num_frames)
-    down = _ease(rng, num_frames, start=(0.1, 0.4), duration=(0.3, 0.55))
+    down = _ease(rng, num_frames, start=(0.1, 0.35), duration=(0.3, 0.5))
     hip = rng.uniform(78, 96)
     seated_arm = rng.uniform(10, 45)
     return replace(
@@ -112,9 +113,9 @@ def sit(rng: np.random.Generator, num_frames: int) -> Pose:
 
 
 def squat(rng: np.random.Generator, num_frames: int) -> Pose:
-    """Deep and up again, once or twice; six in ten stretch their arms forward."""
+    """Deep and up again, three in ten twice; six in ten stretch their arms forward."""
     still = standing(rng, num_frames)
-    down = _bumps(rng, num_frames, count=int(rng.integers(1, 3)))
+    down = _bumps(rng, num_frames, count=1 + int(rng.random() < 0.3))
     hip = rng.uniform(85, 118)
     return replace(
         still,
@@ -142,7 +143,7 @@ def bend(rng: np.random.Generator, num_frames: int) -> Pose:
 def fall(rng: np.random.Generator, num_frames: int) -> Pose:
     """The whole body topples about the ankles, faster and faster, in any of four directions, and stays down."""
     still = standing(rng, num_frames)
-    linear = _ramp(rng, num_frames, start=(0.15, 0.45), duration=(0.22, 0.42))
+    linear = _ramp(rng, num_frames, start=(0.1, 0.4), duration=(0.22, 0.42))
     down = linear**2
     return replace(
         still,
@@ -219,10 +220,11 @@ def _tilted(positions: np.ndarray, tilt: np.ndarray, heading: float) -> np.ndarr
     new_along = along * np.cos(angle) + height * np.sin(angle)
     turned = positions + (new_along - along)[..., None] * direction
     turned[..., 2] = height * np.cos(angle) - along * np.sin(angle)
-    # what would sink into the floor is lifted with the whole body, gradually as it comes down
+    # what would sink into the floor: the body is lifted as it comes down, the arms are bent aside
     floor_m = ANKLE_HEIGHT_M + (LYING_HEIGHT_M - ANKLE_HEIGHT_M) * np.sin(np.abs(angle))
-    lowest = turned[:, :, 2].min(axis=1, keepdims=True)
+    lowest = turned[:, :FIRST_ARM, 2].min(axis=1, keepdims=True)
     turned[..., 2] += np.maximum(0, floor_m - lowest) * (np.abs(angle) > 0)
+    turned[:, FIRST_ARM:, 2] = np.maximum(turned[:, FIRST_ARM:, 2], LYING_HEIGHT_M)
     return turned
 
 
@@ -257,9 +259,9 @@ def _ease(
 
 
 def _bumps(rng: np.random.Generator, num_frames: int, count: int) -> np.ndarray:
-    """0 -> 1 -> 0 `count` times (F,), each flattened at the top, within the middle 60-95 % of the video."""
+    """0 -> 1 -> 0 `count` times (F,), each flattened at the top, over before the last 12 % of the video."""
     time = np.linspace(0, 1, num_frames)
-    length = rng.uniform(0.6, 0.95)
-    start = rng.uniform(0, 1 - length)
+    length = rng.uniform(0.55, 0.8)
+    start = rng.uniform(0, 0.88 - length)
     progress = np.clip((time - start) / length, 0, 1)
     return np.minimum(1, 1.15 * np.sin(np.pi * count * progress) ** 2)

@@ -62,7 +62,7 @@ def draw_surfaces(scene: Scene, frame: int) -> Image.Image:
     ends = ((capsules.end[frame] - corner) * SUPERSAMPLING - 0.5).tolist()
     radii = (capsules.radius * SUPERSAMPLING).tolist()
     for k in np.argsort(-capsules.depth[frame], kind="stable").tolist():
-        _draw_capsule(draw, *starts[k], *ends[k], *radii[k], fill=k + 1)
+        _draw_capsule(draw, starts[k], ends[k], radii[k], fill=k + 1)
     return canvas
 
 
@@ -123,8 +123,9 @@ def _turns(capsules: Capsules) -> np.ndarray:
 
 
 def _draw_capsule(
-    draw: ImageDraw.ImageDraw, x0: float, y0: float, x1: float, y1: float, r0: float, r1: float, fill: int
+    draw: ImageDraw.ImageDraw, start: list[float], end: list[float], radii: list[float], fill: int
 ) -> None:
+    (x0, y0), (x1, y1), (r0, r1) = start, end, radii
     draw.ellipse((x0 - r0, y0 - r0, x0 + r0, y0 + r0), fill=fill)
     length = math.hypot(x1 - x0, y1 - y0)
     if length < 0.5:

@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw
 from action_recognition.demo.motion import ACTIONS, JOINTS, joint_positions, random_body
 from action_recognition.demo.render import MARGIN, Capsules, Scene
 
-HEIGHT_IN_FRAME = (0.72, 0.88)  # of a standing person
+HEIGHT_IN_FRAME = (0.76, 0.9)  # of a standing person
 MAX_YAW_DEG = 30.0  # from the side view, either way
 MAX_PITCH_DEG = 14.0
-MIN_CONTRAST = 55  # grey levels between clothes and wall
+WALL_TONES = (140, 205)
+MIN_CONTRAST = 55  # grey levels by which clothes are darker than the wall
 FAR_SIDE_LIGHT = 0.78  # the limbs behind the trunk are darker, or they would melt into those before it
 Colour = tuple[int, int, int]
 
@@ -60,7 +61,7 @@ def random_scene(action: str, person_id: int, seed: int, num_frames: int, size: 
     points = points + _placement(points, rng, size)
 
     floor_y = float(points[..., 1].max())
-    tone = rng.uniform(70, 190)
+    tone = rng.uniform(*WALL_TONES)
     background = _room(rng, size, tone, floor_y)
     if rng.random() < 0.5:
         _paint_seat(background, rng, size, tone, points[:, JOINTS.index("pelvis"), 0].mean(), floor_y)
@@ -103,10 +104,10 @@ def _person(pixels_per_m: float, clothes: Clothes, points: np.ndarray, depth: np
     hips = [JOINTS.index("hip_l"), JOINTS.index("hip_r")]
     far_side = "lr"[int(depth[:, hips].mean(axis=0).argmax())]
     parts = [(*part, 1.0) for part in TRUNK]
-    for start, end, *radii, wears in LIMBS:
+    for start, end, start_radius, end_radius, wears in LIMBS:
         for side in "lr":
             light = FAR_SIDE_LIGHT if side == far_side else 1.0
-            parts.append((f"{start}_{side}", f"{end}_{side}", *radii, wears, light))
+            parts.append((f"{start}_{side}", f"{end}_{side}", start_radius, end_radius, wears, light))
     starts, ends, start_radii, end_radii, worn, lights = zip(*parts, strict=True)
     a, b = ([JOINTS.index(name) for name in names] for names in (starts, ends))
     return Capsules(
@@ -144,11 +145,11 @@ def _random_clothes(rng: np.random.Generator, tone: float) -> Clothes:
 
 
 def _contrasting(rng: np.random.Generator, tone: float) -> Colour:
-    """A random colour whose brightness is at least MIN_CONTRAST away from the wall's."""
+    """A random colour whose brightness is at least MIN_CONTRAST below the wall's."""
     while True:
         rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.15, 0.9), rng.uniform(0.1, 1))
         red, green, blue = (round(255 * channel) for channel in rgb)
-        if abs(0.3 * red + 0.59 * green + 0.11 * blue - tone) >= MIN_CONTRAST:
+        if 0.3 * red + 0.59 * green + 0.11 * blue <= tone - MIN_CONTRAST:
             return red, green, blue
 
 

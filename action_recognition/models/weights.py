@@ -89,14 +89,12 @@ def load_pretrained(model: nn.Module, spec: ModelSpec, num_classes: int) -> list
 
     A file of the whole joint model wins over files of its streams, any file over imagenet_pretrained.
     """
-    if spec.model_type != "joint":
-        used, reports = {spec.model_type}, _load_stream(model, spec, spec.model_type, num_classes)
-    elif spec.joint_pretrained_model_path:
-        used, reports = {"joint"}, [_load_file(model, spec, "joint", num_classes)]
+    if spec.model_type == "joint" and not spec.joint_pretrained_model_path:
+        targets = {"rgb": model.get_submodule("model_rgb"), "of": model.get_submodule("model_of")}
     else:
-        used, reports = {"rgb", "of"}, _load_stream(model.get_submodule("model_rgb"), spec, "rgb", num_classes)
-        reports += _load_stream(model.get_submodule("model_of"), spec, "of", num_classes)
-    return reports + _not_read(spec, used)
+        targets = {spec.model_type: model}
+    reports = [report for kind, target in targets.items() for report in _load_one(target, spec, kind, num_classes)]
+    return reports + _not_read(spec, set(targets))
 
 
 def inflate(kernel: Tensor, length: int) -> Tensor:
@@ -165,7 +163,7 @@ def _checked(where: str, entries: object) -> Mapping[str, Tensor]:
 def _fault(tensor: Tensor) -> str | None:
     if tensor.dtype not in DTYPES:
         return f"is of type {tensor.dtype}"
-    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+    if tensor.layout != torch.strided or tensor.is_meta:
         return f"has layout {tensor.layout} on device {tensor.device}"
     # A stride of 0 lets a file of a few bytes claim any size.
     if not 0 < tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
@@ -200,11 +198,12 @@ def _not_read(spec: ModelSpec, used: set[str]) -> list[WeightsReport]:
     return [WeightsReport(f"{k}_pretrained_model_path {p}", 0, (f"not read: {why}",)) for k, p in left_out.items()]
 
 
-def _load_stream(model: nn.Module, spec: ModelSpec, modality: str, num_classes: int) -> list[WeightsReport]:
-    if _paths(spec)[modality]:
-        return [_load_file(model, spec, modality, num_classes)]
+def _load_one(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int) -> list[WeightsReport]:
+    """Into one stream, or (kind joint) into the whole of a joint model: one report, or none where no field is set."""
+    if _paths(spec)[kind]:
+        return [_load_file(model, spec, kind, num_classes)]
     if spec.imagenet_pretrained:
-        source = f"imagenet_pretrained {spec.backbone} ({modality})"
+        source = f"imagenet_pretrained {spec.backbone} ({kind})"
         return [_adapt_and_load(model, _imagenet_weights(spec.backbone), num_classes, source)]
     return []
 
@@ -230,9 +229,9 @@ def _imagenet_weights(backbone: str) -> Mapping[str, Tensor]:
     weights = get_model_weights(backbone)["IMAGENET1K_V1"]
     try:
         return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # no network, a full disk, a damaged file in the cache
         raise CheckpointError(
-            f"model.imagenet_pretrained: can't fetch {weights.url} ({error}); where there is no network, put the file "
+            f"model.imagenet_pretrained: can't get {weights.url} ({error}); where there is no network, put the file "
             f"into {torch.hub.get_dir()}/checkpoints, or name it in model.rgb_pretrained_model_path"
         ) from error
 

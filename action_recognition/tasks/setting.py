@@ -56,19 +56,23 @@ def workers_here(spec: Spec, process: Process, say: Say) -> int:
     return num_workers
 
 
-def usable_precision(
-    name: str, key: str, device: torch.device, model: torch.nn.Module, inputs: list[torch.Tensor], say: Say
-) -> str:
-    """`name`, or fp32 where this CPU would train wrongly in bf16. SpecError for fp16 on a CPU."""
+def supported_precision(name: str, key: str, device: torch.device) -> str:
+    """`name`. SpecError for fp16 on a CPU."""
     if device.type == "cpu" and name == "fp16":
         raise SpecError(f"{key}: fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    return name
+
+
+def trainable_precision(name: str, device: torch.device, model: torch.nn.Module, inputs: list[torch.Tensor], say: Say) -> str:
+    """`name`, or fp32 where this CPU would compute wrong gradients in bf16."""
+    name = supported_precision(name, "train.precision", device)
     if device.type != "cpu" or name != "bf16":
         return name
     wrong = sorted(depth for depth in conv3d_depths(model, inputs) if not bf16_conv3d_is_right(depth))
     if wrong:
         say(
-            f"{key}: fp32 is used in place of bf16: this CPU's bf16 convolution has wrong gradients at "
-            f"{wrong[0]} frames deep, which clips of this length reach (9 frames or more would not)"
+            f"train.precision: fp32 is used in place of bf16: this CPU's bf16 convolution has wrong gradients at "
+            f"{wrong[0]} frames deep, which clips of this length reach (those of 9 frames or more do not)"
         )
     return "fp32" if wrong else name
 

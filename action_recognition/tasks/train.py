@@ -22,7 +22,7 @@ from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_pretrained, load_state
-from action_recognition.tasks.setting import Readable, Say, opening_lines, seed_everything, usable_precision, workers_here
+from action_recognition.tasks.setting import Readable, Say, opening_lines, seed_everything, trainable_precision, workers_here
 from action_recognition.training import checkpoint as files
 from action_recognition.training.distributed import Process, connected, from_first, gather
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
@@ -123,7 +123,7 @@ class Trainer:
         device = self.process.device
         name = self.spec.train.precision or default_precision(device)
         example = _example_input(self.contract, device)
-        return usable_precision(name, "train.precision", device, self.bare_model, example, self.say)
+        return trainable_precision(name, device, self.bare_model, example, self.say)
 
     def _parallel(self, model: nn.Module) -> nn.Module:
         device = self.process.device

@@ -122,7 +122,7 @@ def fit(
 def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch], events: Events) -> None:
     """The optimizer steps of an epoch, from state.step on. NonFiniteLossError names the epoch, batch and videos."""
     run.model.train()
-    readback = Readback(state, run.device)
+    readback = Readback(state, run.device, state.step * plan.accumulate_steps)
     run.optimizer.zero_grad(set_to_none=True)
     num_batches, clips = len(plan), 0
     for i, batch in enumerate(batches, start=1):
@@ -173,9 +173,9 @@ class Readback:
     On a CPU that is before the optimizer sees the batch; on a GPU some batches later, with the right batch named.
     """
 
-    def __init__(self, state: State, device: torch.device) -> None:
+    def __init__(self, state: State, device: torch.device, batch_id: int) -> None:
         self.state, self.is_cuda = state, device.type == "cuda"
-        self.batch_id = 0
+        self.batch_id = batch_id
         self._waiting: deque[tuple[int, Tensor, Any, list[str]]] = deque()
 
     def add(self, sums: Tensor, videos: list[str]) -> None:
@@ -222,7 +222,7 @@ def evaluate(
     to_input: Callable[[dict[str, Tensor]], list[Tensor]],
     precision: Precision,
     num_classes: int,
-    progress: Callable[[int], object] = lambda num_windows: None,
+    progress: Callable[[list[int]], object] = lambda video_ids: None,
 ) -> tuple[VideoScores, dict[str, str]]:
     """The scores of all videos of all processes, the same on each, and {path: problem} of those that had none.
 
@@ -242,7 +242,7 @@ def evaluate(
                 logits.append(output.float().cpu().numpy())
                 video_ids += batch.video_ids
                 labels += batch.labels.tolist()
-            progress(len(batch.video_ids))
+            progress(batch.video_ids)
     return _merge(gather((video_ids, labels, np.concatenate(logits), problems)))
 
 

@@ -1,0 +1,1 @@
+"""From video files to the folders that training reads. Runs without torch."""

@@ -1,0 +1,115 @@
+"""Evaluation from a spec or from a checkpoint alone: scores of labelled videos, figures, files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from action_recognition.config import Spec
+from action_recognition.data.index import class_folders, index_classes
+from action_recognition.files import write_text
+from action_recognition.tasks.scoring import (
+    Windowing,
+    load_trained,
+    make_results_folder,
+    prediction_rows,
+    score_videos,
+    write_csv,
+)
+from action_recognition.tasks.setting import Say, opening_lines
+from action_recognition.training.distributed import Process, connected, from_first
+from action_recognition.training.metrics import (
+    VideoScores,
+    class_accuracies,
+    confusion_matrix,
+    mean_class_accuracy,
+    top_k_accuracy,
+    total_accuracy,
+)
+from action_recognition.training.report import StatusFile, Stopwatch, duration, finite_or_none
+
+
+def evaluate(spec: Spec, say: Say) -> dict[str, Any]:
+    """Evaluate evaluate.checkpoint on evaluate.test_dataset_dir. Returns what results.json holds."""
+    with connected(spec.evaluate.device, spec.evaluate.gpu_ids, "evaluate.device") as process:
+        return _evaluate(spec, process, say if process.is_first else lambda text: None)
+
+
+def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
+    section = spec.evaluate
+    root, checkpoint = str(section.test_dataset_dir), str(section.checkpoint)
+    for line in opening_lines(spec, "evaluate", process):
+        say(line)
+    watch, folder = Stopwatch(), make_results_folder(section.results_dir, "evaluate.results_dir")
+    status = StatusFile(folder, process.is_first)
+    status.write("STARTED", f"evaluating {checkpoint}")
+    try:
+        trained = load_trained(spec, checkpoint, tuple(class_folders(root)), say)
+        contract = trained.contract
+        on_bad = spec.dataset.on_bad_video
+        index = from_first(
+            index_classes(root, contract.class_names, contract.modalities, on_bad) if process.is_first else None
+        )
+        for note in index.notes:
+            say(note)
+        windowing = Windowing(
+            section.video_eval_mode, section.video_num_segments, section.batch_size, section.precision, "evaluate.precision"
+        )
+        scores, problems = score_videos(spec, trained, index, windowing, process, say)
+    except BaseException as error:
+        status.write("FAILURE", str(error) or type(error).__name__)
+        raise
+    results = figures(scores, contract.class_names, section.video_eval_mode)
+    results |= {"checkpoint": checkpoint, "videos": len(scores), "skipped": len(problems) + len(index.skipped)}
+    say(table(results))
+    if process.is_first:
+        write_csv(folder / "predictions.csv", prediction_rows(index, scores))
+        write_text(folder / "results.json", json.dumps(finite_or_none(results), indent=2) + "\n")
+    kpi = {"accuracy": results["accuracy"], "m_accuracy": results["mean_class_accuracy"]}
+    status.write("SUCCESS", "evaluation finished", kpi)
+    say(f"{len(scores)} videos in {duration(watch.seconds)}; results.json and predictions.csv are in {Path(folder)}")
+    return results
+
+
+def figures(scores: VideoScores, class_names: tuple[str, ...], mode: str) -> dict[str, Any]:
+    """Accuracies in percent and the confusion matrix. `clip_accuracy` counts windows, `accuracy` videos."""
+    num_classes = len(class_names)
+    confusion = confusion_matrix(scores.labels, scores.predictions, num_classes)
+    window_hits = [w.argmax(axis=1) == label for w, label in zip(scores.windows, scores.labels, strict=True)]
+    by_class = zip(class_names, class_accuracies(confusion), strict=True)
+    results = {
+        "mode": mode,
+        "accuracy": total_accuracy(confusion),
+        "mean_class_accuracy": mean_class_accuracy(confusion),
+        "clip_accuracy": float(100 * np.concatenate(window_hits).mean()) if window_hits else float("nan"),
+        "windows": int(sum(map(len, scores.windows))),
+        "loss": scores.loss,
+        "class_accuracy": {name: None if np.isnan(value) else float(value) for name, value in by_class},
+        "class_names": list(class_names),
+        "confusion_matrix": confusion.tolist(),
+    }
+    if num_classes > 5 and len(scores):
+        results["top5_accuracy"] = top_k_accuracy(scores.labels, scores.probabilities, 5)
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """The figures for a terminal: a confusion matrix (rows: true class), each class's accuracy, the totals."""
+    names, confusion = results["class_names"], results["confusion_matrix"]
+    width, cell = max(len(name) for name in names), max(4, *(len(str(n)) for row in confusion for n in row)) + 1
+    shown = len(names) <= 20
+    header = "".join(f"{i:>{cell}}" for i in range(len(names))) if shown else ""
+    lines = [f"{'':>4}{'class':<{width}}  {'accuracy':>9}  {'videos':>6}  {'predicted as' if shown else ''}{''}", ""]
+    lines[1] = f"{'':>{4 + width + 21}}{header}"
+    for i, name in enumerate(names):
+        accuracy = results["class_accuracy"][name]
+        percent = "-" if accuracy is None else f"{accuracy:.1f} %"
+        counts = "".join(f"{n:>{cell}}" for n in confusion[i]) if shown else ""
+        lines.append(f"{i:>3} {name:<{width}}  {percent:>9}  {sum(confusion[i]):>6}  {counts}")
+    totals = [f"video accuracy {results['accuracy']:.2f} %", f"mean class accuracy {results['mean_class_accuracy']:.2f} %"]
+    if "top5_accuracy" in results:
+        totals.append(f"top-5 {results['top5_accuracy']:.2f} %")
+    if results["windows"] > results["videos"]:
+        totals.append(f"clip accuracy {results['clip_accuracy']:.2f} % ({results['windows']} clips)")
+    return "\n".join([*(line.rstrip() for line in lines if line.strip()), ", ".join(totals)])

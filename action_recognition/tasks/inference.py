@@ -1,0 +1,82 @@
+"""Inference from a spec or from a checkpoint alone: labels and scores of the videos of one folder."""
+
+from typing import Any
+
+from action_recognition.config import Spec
+from action_recognition.data.index import Index, index_videos
+from action_recognition.tasks.scoring import (
+    Windowing,
+    load_trained,
+    make_results_folder,
+    prediction_rows,
+    score_videos,
+    write_csv,
+    write_json_lines,
+)
+from action_recognition.tasks.setting import Say, opening_lines
+from action_recognition.training.distributed import Process, connected, from_first
+from action_recognition.training.metrics import VideoScores
+from action_recognition.training.report import StatusFile
+
+
+def infer(spec: Spec, say: Say) -> list[dict[str, Any]]:
+    """Label the videos of inference.inference_dataset_dir. Returns the rows of predictions.jsonl."""
+    with connected(spec.inference.device, spec.inference.gpu_ids, "inference.device") as process:
+        return _infer(spec, process, say if process.is_first else lambda text: None)
+
+
+def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
+    section = spec.inference
+    for line in opening_lines(spec, "inference", process):
+        say(line)
+    folder = make_results_folder(section.results_dir, "inference.results_dir")
+    status = StatusFile(folder, process.is_first)
+    status.write("STARTED", f"inference with {section.checkpoint}")
+    try:
+        trained = load_trained(spec, str(section.checkpoint), (), say)
+        contract = trained.contract
+        on_bad, root = spec.dataset.on_bad_video, str(section.inference_dataset_dir)
+        index = from_first(
+            index_videos(root, contract.class_names, contract.modalities, on_bad) if process.is_first else None
+        )
+        for note in index.notes:
+            say(note)
+        windowing = Windowing(
+            section.video_inf_mode, section.video_num_segments, section.batch_size, section.precision, "inference.precision"
+        )
+        scores, _ = score_videos(spec, trained, index, windowing, process, say)
+    except BaseException as error:
+        status.write("FAILURE", str(error) or type(error).__name__)
+        raise
+    rows = prediction_rows(index, scores)
+    for line in documented_lines(index, scores):
+        say(line)
+    if process.is_first:
+        write_csv(folder / "predictions.csv", rows)
+        write_json_lines(folder / "predictions.jsonl", json_rows(index, scores))
+    status.write("SUCCESS", "inference finished")
+    say(f"{len(scores)} videos; predictions.csv and predictions.jsonl with the scores are in {folder}")
+    return rows
+
+
+def documented_lines(index: Index, scores: VideoScores) -> list[str]:
+    """TAO's line for each video: `<path> [label]`, with one label for each of its windows in conv and all."""
+    lines = []
+    for video_id, windows in zip(scores.video_ids, scores.windows, strict=True):
+        labels = ", ".join(index.class_names[best] for best in windows.argmax(axis=1))
+        lines.append(f"{index.videos[video_id].path} [{labels}]")
+    return lines
+
+
+def json_rows(index: Index, scores: VideoScores) -> list[dict[str, Any]]:
+    """One object a video: path, label, score, the scores of all classes, and those of each window."""
+    rows = []
+    for row, windows in zip(prediction_rows(index, scores), scores.windows, strict=True):
+        by_class = {name: row[f"p({name})"] for name in index.class_names}
+        segments = [
+            {"label": index.class_names[int(w.argmax())], "score": round(float(w.max()), 6)} for w in windows
+        ]
+        rows.append(
+            {"path": row["path"], "label": row["prediction"], "score": row["score"], "scores": by_class, "segments": segments}
+        )
+    return rows

@@ -1,0 +1,169 @@
+"""What evaluation and inference share: the model of a checkpoint, the scores of all its videos, the files of scores."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from action_recognition.clip.contract import Contract
+from action_recognition.config import ModelSpec, Spec, to_plain
+from action_recognition.data.agreement import check_agreement, contract_of
+from action_recognition.data.dataset import EvaluationWindows
+from action_recognition.data.index import Index, stop_if_too_many
+from action_recognition.data.loader import ToInput, evaluation_loader, window_batches
+from action_recognition.errors import CheckpointError, SpecError
+from action_recognition.files import write_text
+from action_recognition.loading import description
+from action_recognition.models import build_model
+from action_recognition.models.weights import load_state, read_weights
+from action_recognition.tasks.setting import Readable, Say, supported_precision, workers_here
+from action_recognition.training.checkpoint import read_checkpoint
+from action_recognition.training.distributed import Process
+from action_recognition.training.loop import evaluate
+from action_recognition.training.metrics import VideoScores
+from action_recognition.training.optim import Precision
+from action_recognition.training.report import ProgressBar
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what its checkpoint says of it."""
+
+    model: nn.Module
+    contract: Contract
+
+
+def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: Say) -> Trained:
+    """The model of a checkpoint, checked against what the spec gives.
+
+    A file without a contract (TAO's, bare weights) is described by the spec; its classes are `fallback_classes` where
+    the spec has no label map.
+    """
+    try:
+        content = read_checkpoint(path)
+    except CheckpointError:
+        return _from_bare_weights(spec, path, fallback_classes, say)
+    model_spec, contract = description(content, path)
+    check_agreement(spec, contract, to_plain(model_spec), path)
+    model = build_model(model_spec, len(contract.class_names))
+    load_state(model, content["state_dict"], path)
+    say(f"{path}: {_summary(model_spec, contract)}, after epoch {content['epoch']}")
+    return Trained(model.eval(), contract)
+
+
+def _from_bare_weights(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: Say) -> Trained:
+    weights = read_weights(path)
+    if "model.model_type" not in spec.origins or "model.backbone" not in spec.origins:
+        raise SpecError(
+            f"{path}: holds weights but no description of its model; give the SPEC that it was trained with as the "
+            "first argument (model.model_type, model.backbone, model.input_type, ...)"
+        )
+    label_map = spec.dataset.label_map
+    names = tuple(sorted(label_map, key=label_map.__getitem__)) if label_map else fallback_classes
+    if not names:
+        raise SpecError(f"{path}: holds no class names; set dataset.label_map as in training")
+    contract = contract_of(spec, names)
+    model = build_model(spec.model, len(names))
+    load_state(model, weights, path)
+    origin = "dataset.label_map" if label_map else "the sorted folder names"
+    say(f"{path}: no contract inside; model, input and normalisation come from the spec, classes from {origin}")
+    return Trained(model.eval(), contract)
+
+
+def _summary(model: ModelSpec, contract: Contract) -> str:
+    lengths = " + ".join(f"{length} {modality}" for modality, length in contract.lengths.items())
+    return (
+        f"{contract.input_type} {model.backbone}, {lengths} frames of {contract.width}x{contract.height}, "
+        f"{len(contract.class_names)} classes"
+    )
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """Which windows of a video are scored, and how many in a batch."""
+
+    mode: str
+    num_segments: int
+    batch_size: int
+    precision: str
+    key: str
+
+
+def score_videos(
+    spec: Spec, trained: Trained, index: Index, windowing: Windowing, process: Process, say: Say
+) -> tuple[VideoScores, dict[str, str]]:
+    """The scores of all videos of the index, the same on every process, and {path: problem} of those without."""
+    device, contract = process.device, trained.contract
+    to_input = ToInput(contract, device)
+    precision = supported_precision(windowing.precision, windowing.key, device)
+    windows = EvaluationWindows(index.videos, contract, windowing.mode, windowing.num_segments)
+    num_workers = workers_here(spec, process, say)
+    loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes)
+    batches = window_batches(Readable(loader, spec.dataset.on_bad_video), windowing.batch_size)
+    bar = ProgressBar("scoring", len(range(process.rank, len(index.videos), process.num_processes)), "video", process.is_first)
+    seen: set[int] = set()
+
+    def advance(video_ids: list[int]) -> None:
+        bar.advance(len(set(video_ids) - seen))
+        seen.update(video_ids)
+
+    model = trained.model.to(device)
+    num_classes = len(contract.class_names)
+    try:
+        scores, problems = evaluate(model, batches, to_input, Precision(precision, device.type), num_classes, advance)
+    finally:
+        bar.close()
+    stop_if_too_many([*index.skipped, *problems.items()], len(index.videos) + len(index.skipped))
+    for path, problem in [*index.skipped, *problems.items()]:
+        say(f"skipped {path}: {problem}")
+    if len(scores) + len(problems) != len(index.videos):
+        raise RuntimeError(f"{len(scores)} videos scored and {len(problems)} skipped, of {len(index.videos)}")
+    return scores, problems
+
+
+def prediction_rows(index: Index, scores: VideoScores) -> list[dict[str, Any]]:
+    """One row a video: path, label (empty if unknown), prediction, score, then one column a class."""
+    names, rows = index.class_names, []
+    for video_id, probabilities in zip(scores.video_ids, scores.probabilities, strict=True):
+        video, best = index.videos[video_id], int(probabilities.argmax())
+        label = names[video.label] if video.label >= 0 else ""
+        row = {"path": video.path, "label": label, "prediction": names[best], "score": round(float(probabilities[best]), 6)}
+        rows.append(row | {f"p({name})": round(float(p), 6) for name, p in zip(names, probabilities, strict=True)})
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows with a header, whole or not at all. Text that a spreadsheet would run as a formula gets a leading quote."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([_harmless(name) for name in rows[0]] if rows else [])
+    writer.writerows([_harmless(value) for value in row.values()] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def write_json_lines(path: Path, rows: list[Mapping[str, Any]]) -> None:
+    """One JSON object a line, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
+
+
+def make_results_folder(folder: str | None, key: str) -> Path:
+    """The folder, made if need be. SpecError naming `key` where it can't be."""
+    path = Path(str(folder))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{key}: {path} can't be made ({error.strerror}); set {key}=FOLDER") from error
+    return path
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        value = os.fsencode(value).decode("utf-8", "backslashreplace")  # names on disk need not be UTF-8
+        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return value

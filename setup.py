@@ -1,0 +1,51 @@
+"""Package metadata. What each dependency is there for stands beside it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "action_recognition/__init__.py").read_text())
+
+CORE = [
+    "torch>=2.10",  # the framework; before 2.10 its bf16 conv3d ran without cuDNN
+    "torchvision>=0.25",  # the 2D ResNets and the ImageNet weights
+    "numpy>=1.26",  # frame ids, clips on the host, metrics
+    "pillow>=10.3",  # decodes and resizes frames, the way the models were trained
+    "pyyaml>=6.0",  # specs
+    "onnx>=1.16",  # the format that models are deployed in
+    "tqdm>=4.66",  # progress bars
+]
+EXTRAS = {
+    "video": ["av>=13"],  # decodes video files, and says what is broken in them
+    "flow": ["opencv-python-headless>=4.9"],  # DIS optical flow on a CPU
+    "deploy": ["onnxruntime>=1.20", "onnxscript>=0.3"],  # runs exported models; torch's exporter
+    "report": ["matplotlib>=3.8", "tensorboard>=2.16"],  # plots; training curves
+}
+EXTRAS["trt"] = ["tensorrt>=10.14", "cuda-python>=13"]  # builds and runs TensorRT engines on NVIDIA GPUs
+EXTRAS["dev"] = [
+    "pytest>=8",  # tests
+    "pytest-xdist>=3.5",  # tests on all cores
+    "ruff>=0.8",  # lint and format
+    "mypy>=1.13",  # types
+    "types-PyYAML",
+    "types-tqdm",
+    "scikit-learn>=1.4",  # an independent opinion on the metrics
+]
+EXTRAS["all"] = [need for name in ("video", "flow", "deploy", "report", "dev") for need in EXTRAS[name]]
+
+assert VERSION is not None
+setup(
+    name="action-recognition",
+    version=VERSION[1],
+    description="Train, evaluate, run and deploy action recognition networks on RGB frames and optical flow",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["action_recognition", "action_recognition.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
