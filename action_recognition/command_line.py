@@ -72,7 +72,7 @@ def _launch(script: str, arguments: list[str], num_processes: int, num_nodes: in
     if num_nodes > 1:
         raise SpecError(
             f"num_nodes is {num_nodes}: start every machine with torchrun --nnodes={num_nodes} "
-            f"--nproc-per-node={num_processes} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT {os.path.basename(script)} ..."
+            f"--nproc-per-node={num_processes} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT {script} ..."
         )
     return launch(script, arguments, num_processes, num_cores())
 

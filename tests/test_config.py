@@ -421,6 +421,13 @@ def test_problems_of_the_spec_come_before_the_command_line_and_what_is_missing(t
     )
 
 
+def test_problems_found_in_another_order_are_listed_by_line(tmp_path):
+    path = write(tmp_path, "model:\n  num_fc: 0\n  num_fx: 1\n  dropout_ratio: 2\n")
+    with pytest.raises(SpecError, match="3 problems") as caught:
+        load_spec(path)
+    assert [problem.key for problem in caught.value.problems] == ["model.num_fc", "model.num_fx", "model.dropout_ratio"]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -456,6 +463,7 @@ def test_unknown_key_is_told_its_place_or_the_nearest_name(name, expected):
         ("a: 1\n---\nb: 1\n", ": 1 problem\n  line 2: not valid YAML: but found another document"),
         ("model: !!python/object:os.system {}\n", ": 1 problem\n  line 1: not valid YAML: tags (words that begin with"),
         ("model: {backbone: *xyz}\n", ": 1 problem\n  line 1: not valid YAML: found undefined alias '...'"),
+        ('results_dir: "\\U00110000"\n', ": not valid YAML: a character escape or number is out of range"),
         ('results_dir: "\\UFFFFFFFF"\n', ": not valid YAML: a character escape or number is out of range"),
         ("[" * 100_000, ": 1 problem\n  line 1: not valid YAML: deeper than 32 levels: no spec needs that"),
         ("a: [" + "1," * 10_000 + "]", ": 1 problem\n  line 1: not valid YAML: more than 10000 values: no spec needs"),
@@ -914,12 +922,12 @@ def test_import_loads_nothing_heavy():
 ODD_TEXTS = ["{", "]", "*a", "&a", "!x", "<<", "- ", "? ", ": ", '"', "\t", "\0", "\u2028", "---\n", "%YAML 9.9\n"]
 ODD_TEXTS += ['"\\UFFFFFFFF"', '"\\ud800"', "9" * 5000, "|\n", "@", "1e999", "010", "???", "on", "${a}", "key: k\n"]
 ODD_VALUES = [None, True, -1, 2**40, 10**30, 1.5, float("nan"), "", "???", "on", "1e-4", [], [[1]], {}, {"a": {"b": 1}}]
-ODD_VALUES += ["\0", "x" * 10_000, {1: 2}, {None: 3}, {True: 0}, "i3d", "AutoReduce", 9]
+ODD_VALUES += ["\0", "x" * 10_000, {1: 2}, {None: 3}, {True: 0}, "i3d", "AutoReduce", "3d", "/d", 0, 1, 9, 0.25, [0.5]]
 
 
 def mutated_text(rng: random.Random) -> str:
     text = DOCUMENTED_SPEC
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         start = rng.randrange(len(text) + 1)
         text = text[:start] + rng.choice(["", *ODD_TEXTS]) + text[start + rng.randint(0, 9) :]
     return text
@@ -927,9 +935,9 @@ def mutated_text(rng: random.Random) -> str:
 
 def mutated_structure(rng: random.Random) -> str:
     plain = yaml.safe_load(DOCUMENTED_SPEC)
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         section = rng.choice([value for value in plain.values() if isinstance(value, dict)] or [plain])
-        name = rng.choice([*section, *plain, "model_config", "lr", 1, None])
+        name = rng.choice([*section] * 4 + ["model", "model_config", "lr", 1, None])
         section[name] = rng.choice(ODD_VALUES)
     return yaml.safe_dump(plain)
 
@@ -940,11 +948,11 @@ def test_spec_however_mutated_is_read_or_refused_with_problems(tmp_path):
     for turn in range(300):
         path = write(tmp_path, (mutated_text, mutated_structure)[turn % 2](rng))
         try:
-            spec = load_spec(path, task=rng.choice([None, "train", "evaluate"]))
+            spec = load_spec(path, task=rng.choice([None, "train"]))
         except SpecError as error:
             assert error.problems  # noqa: PT017 (either outcome is fine; anything else escapes and fails the test)
             assert len(str(error)) < 20_000  # noqa: PT017
         else:
             read += 1
             assert model_spec_from_plain(to_plain(spec.model)) == spec.model
-    assert 5 < read < 295
+    assert 10 < read < 290

@@ -27,9 +27,8 @@ from action_recognition.models.weights import (
     inflate,
     load_pretrained,
     load_state,
-    read_file,
-    read_weights,
 )
+from action_recognition.torch_files import read_file, read_weights
 
 Save = Callable[..., str]
 State = dict[str, Tensor]

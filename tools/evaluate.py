@@ -4,8 +4,8 @@
       results_dir=results
   python tools/evaluate.py configs/rgb3d.yaml evaluate.checkpoint=... evaluate.video_eval_mode=conv
 
-The checkpoint knows its model and its input; a SPEC is needed for weights from elsewhere only. Prints the accuracies and
-the confusion matrix; writes results.json and predictions.csv to <results_dir>/evaluate.
+The checkpoint knows its model and its input; a SPEC is needed for weights from elsewhere only. Prints the accuracies
+and the confusion matrix; writes results.json and predictions.csv to <results_dir>/evaluate.
 """
 
 import sys

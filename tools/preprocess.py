@@ -39,7 +39,9 @@ def main() -> int:
     num_bad = sum(bool(o.problem) for o in outcomes)
     done, frames = sum(o.num_frames > 0 for o in outcomes), sum(o.num_frames for o in outcomes)
     were_there = sum(o.was_there for o in outcomes)
-    print(f"{done} videos with {frames} frames written to {options.target}, {were_there} were there, {num_bad} left out")
+    print(
+        f"{done} videos with {frames} frames written to {options.target}, {were_there} were there, {num_bad} left out"
+    )
     return 1 if num_bad else 0
 
 

@@ -3,8 +3,8 @@
   python tools/train.py configs/rgb3d.yaml dataset.train_dataset_dir=data/train results_dir=results
   torchrun --nproc-per-node=4 tools/train.py configs/rgb3d.yaml
 
-Data: <class>/<video>/rgb (frames), u and v (optical flow images). Checkpoints and logs go to <results_dir>/train; started
-again with the same results_dir, a run goes on where it was.
+Data: <class>/<video>/rgb (frames), u and v (optical flow images). Checkpoints and logs go to <results_dir>/train;
+started again with the same results_dir, a run goes on where it was.
 """
 
 import sys

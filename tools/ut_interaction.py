@@ -2,9 +2,9 @@
 
   python tools/ut_interaction.py path/to/ut_interaction work/ut_interaction
 
-SRC/<class>/set1_seqQQ_*.avi; QQ is the recording. Fold f validates on the recordings with (QQ - 1) % 4 == f and trains on
-the others, so that no recording is on both sides. Runs preprocess, train, evaluate and inference as a user would; started
-again, it goes on where it was. --parallel folds run at a time, each with its share of the cores.
+SRC/<class>/set1_seqQQ_*.avi; QQ is the recording. Fold f validates on the recordings with (QQ - 1) % 4 == f and trains
+on the others, so that no recording is on both sides. Runs preprocess, train, evaluate and inference as a user would;
+started again, it goes on where it was. --parallel folds run at a time, each with its share of the cores.
 """
 
 import argparse
@@ -85,7 +85,8 @@ def main() -> int:
         hits += right
         print(f"fold {fold}: {right} of {results['videos']} videos, {results['accuracy']:.1f} %")
     total = sum(int(results["videos"]) for results in folds)
-    print(f"all folds: {hits} of {total} videos, {100 * hits / total:.1f} %, {(time.monotonic() - start) / 60:.0f} minutes")
+    minutes = (time.monotonic() - start) / 60
+    print(f"all folds: {hits} of {total} videos, {100 * hits / total:.1f} %, {minutes:.0f} minutes")
     return 0
 
 

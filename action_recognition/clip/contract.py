@@ -1,4 +1,4 @@
-"""The contract of a model: what it expects of its input and what its output means. One object, from training to the edge.
+"""The contract of a model: what it expects of its input and what its output means, from training to the edge.
 
 It is stored in every checkpoint and travels with every exported file, so that nothing about the input has to be typed
 twice. Owns no files and reads no spec; data/agreement.py makes it from a spec and holds it against one.

@@ -19,7 +19,9 @@ def evaluation_box(size: tuple[int, int], contract: Contract) -> Box:
     if not contract.center_crop:
         return (0, 0, *size)
     resized = short_side_to(size, contract.smaller_edge)
-    left, top = (round((full - kept) / 2) for full, kept in zip(resized, (contract.width, contract.height), strict=True))
+    left, top = (
+        round((full - kept) / 2) for full, kept in zip(resized, (contract.width, contract.height), strict=True)
+    )
     return box_in_frame(size, resized, (left, top, left + contract.width, top + contract.height))
 
 
@@ -41,7 +43,7 @@ def box_in_frame(size: tuple[int, int], resized: tuple[int, int], box: Box) -> B
 
 
 def fit_frame(image: Image.Image, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The inside of `box` at (width, height) `size`: uint8 (H, W, 3), or (H, W) for a grey image. Antialiased bilinear."""
+    """The inside of `box` at (width, height) `size`: uint8 (H, W, 3), or (H, W) of a grey one. Antialiased."""
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
 
 
@@ -63,7 +65,7 @@ def scale_and_shift(stream: Stream) -> tuple[list[float], list[float]]:
 
 
 def to_input(clips: Any, scale: Any, shift: Any, is_3d: bool) -> Any:
-    """Clips uint8 (N, T, H, W, C) -> the model's float32 input; arrays or tensors, `scale` and `shift` (C,) of the same kind.
+    """Clips uint8 (N, T, H, W, C) -> the model's float32 input. Arrays or tensors; `scale` and `shift` (C,) likewise.
 
     3D: (N, C, T, H, W). 2D: (N, C * T, H, W), channel-major: R0..R(T-1) G0.. B0.., or u0.. v0...
     """

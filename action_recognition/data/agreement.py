@@ -53,7 +53,9 @@ def check_agreement(spec: Spec, contract: Contract, trained_as: Mapping[str, Any
     label_map = spec.dataset.label_map
     if label_map and tuple(sorted(label_map, key=label_map.__getitem__)) != contract.class_names:
         names = ", ".join(contract.class_names)
-        problems.append(f"  {spec.origins['dataset.label_map']}: dataset.label_map differs from the checkpoint's: {names}")
+        problems.append(
+            f"  {spec.origins['dataset.label_map']}: dataset.label_map differs from the checkpoint's: {names}"
+        )
     if problems:
         listing = "\n".join(problems)
         raise SpecError(f"the spec contradicts {checkpoint}; leave these keys out, or use its values:\n{listing}")
@@ -102,7 +104,9 @@ def _class_problems(
         yield Problem(key, f"{root!r} holds no class folder; expected <class>/<video>/rgb (and u, v) below it")
     elif known and (unknown := [name for name in present if name not in known]):
         where = "dataset.label_map" if label_map else "dataset.train_dataset_dir"
-        yield Problem(key, f"class folder {unknown[0]!r} is not in {where} ({', '.join(known)})", ("dataset.label_map",))
+        yield Problem(
+            key, f"class folder {unknown[0]!r} is not in {where} ({', '.join(known)})", ("dataset.label_map",)
+        )
     elif must_have_all and label_map and (absent := [name for name in label_map if name not in present]):
         text = f"no folder for class {absent[0]!r} in {root!r}, which has {', '.join(present)}"
         yield Problem("dataset.label_map", text)
@@ -119,7 +123,9 @@ def _file_problems(spec: Spec, *keys: str) -> Iterator[Problem]:
         section, _, name = key.partition(".")
         path = getattr(getattr(spec, section), name)
         if path is not None and not os.path.isfile(path):
-            yield Problem(key, f"{path!r} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path!r}")
+            yield Problem(
+                key, f"{path!r} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path!r}"
+            )
 
 
 def _results_problems(spec: Spec, task: str) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """A video to its clips: one dataset for rgb, of and joint.
 
 In: an Index and a Contract. Out: Sample values with uint8 clips (S, T, H, W, C) by modality. What is random in a
-clip depends on (seed, epoch, index) alone, never on the worker or on what was read before. A video that can't be read
+clip depends on (seed, epoch, clip id) alone, never on the worker or on what was read before. A video that can't be read
 comes back as a Sample with a `problem`, so that the loop decides what becomes of it.
 """
 
@@ -23,10 +23,10 @@ from action_recognition.errors import DataError
 
 
 class ClipKey(NamedTuple):
-    """One clip of one epoch; `weight` is its share in the gradient of its step."""
+    """One clip of one epoch, by its id in 0..len(dataset)-1; `weight` is its share in the gradient of its step."""
 
     epoch: int
-    index: int
+    clip_id: int
     weight: float
 
 
@@ -47,7 +47,7 @@ class Sample:
 
 
 class TrainingClips(Dataset[Sample]):
-    """One random clip (S = 1) a ClipKey. `clips_per_video` indices in a row belong to one video."""
+    """One random clip (S = 1) a ClipKey. `clips_per_video` clip ids in a row belong to one video."""
 
     def __init__(
         self, videos: Sequence[Video], contract: Contract, augmentation: Augmentation, clips_per_video: int, seed: int
@@ -59,8 +59,8 @@ class TrainingClips(Dataset[Sample]):
         return len(self.videos) * self.clips_per_video
 
     def __getitem__(self, key: ClipKey) -> Sample:
-        video_id = key.index // self.clips_per_video
-        rng = np.random.default_rng((self.seed, key.epoch, key.index))
+        video_id = key.clip_id // self.clips_per_video
+        rng = np.random.default_rng((self.seed, key.epoch, key.clip_id))
         return _sample(self.videos[video_id], video_id, lambda video: self._clips(video, rng), key.weight)
 
     def _clips(self, video: Video, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -74,7 +74,9 @@ class TrainingClips(Dataset[Sample]):
 class EvaluationWindows(Dataset[Sample]):
     """All windows of a video that `mode` (center, conv, all) asks for, each frame read once."""
 
-    def __init__(self, videos: Sequence[Video], contract: Contract, mode: str = "center", num_segments: int = 10) -> None:
+    def __init__(
+        self, videos: Sequence[Video], contract: Contract, mode: str = "center", num_segments: int = 10
+    ) -> None:
         self.videos, self.contract, self.mode, self.num_segments = videos, contract, mode, num_segments
 
     def __len__(self) -> int:
@@ -94,7 +96,9 @@ class EvaluationWindows(Dataset[Sample]):
             num_segments=self.num_segments,
             whole_clip=contract.is_3d,
         )
-        return {m: read_frames(video, m, ids[m].ravel(), self._fit).reshape(*ids[m].shape, *self._shape(m)) for m in ids}
+        return {
+            m: read_frames(video, m, ids[m].ravel(), self._fit).reshape(*ids[m].shape, *self._shape(m)) for m in ids
+        }
 
     def _fit(self, image: Image.Image) -> np.ndarray:
         box = evaluation_box(image.size, self.contract)
@@ -104,9 +108,7 @@ class EvaluationWindows(Dataset[Sample]):
         return self.contract.height, self.contract.width, len(self.contract.streams[modality].mean)
 
 
-def _sample(
-    video: Video, video_id: int, read: Callable[[Video], dict[str, np.ndarray]], weight: float = 1.0
-) -> Sample:
+def _sample(video: Video, video_id: int, read: Callable[[Video], dict[str, np.ndarray]], weight: float = 1.0) -> Sample:
     try:
         return Sample(video, video_id, read(video), weight)
     except DataError as error:

@@ -6,7 +6,7 @@ Index of Video values that know their frame files without holding a string for e
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -208,5 +208,3 @@ def _image_names(folder: str) -> list[str]:
 def _listing(skipped: Sequence[tuple[str, str]], most: int = 10) -> str:
     lines = [f"  {path}: {reason}" for path, reason in skipped[:most]]
     return "\n".join(lines + [f"  ... and {len(skipped) - most} more"] * (len(skipped) > most))
-
-

@@ -72,7 +72,7 @@ class TrainingPlan(Sampler[list[ClipKey]]):
         for i in range(self.first_step * self.accumulate_steps, self._num_batches()):
             in_step = min(step, self.num_clips - i // self.accumulate_steps * step)
             mine = order[i * batch : (i + 1) * batch][self.rank :: self.num_processes]
-            yield [ClipKey(self.epoch, int(index), self.num_processes / in_step) for index in mine]
+            yield [ClipKey(self.epoch, int(clip_id), self.num_processes / in_step) for clip_id in mine]
 
     def _num_batches(self) -> int:
         return -(-self.num_clips // (self.batch_size * self.num_processes))
@@ -97,17 +97,19 @@ class ToInput:
 
 def training_loader(
     dataset: TrainingClips, plan: TrainingPlan, num_workers: int, device: torch.device
-) -> DataLoader[Batch]:
+) -> "DataLoader[Any]":
     """The DataLoader of a training run; its workers live as long as it does."""
-    return DataLoader(dataset, batch_sampler=plan, collate_fn=_Collate(dataset.contract), **_workers(num_workers, device))
+    collate: Any = _Collate(dataset.contract)
+    return DataLoader(dataset, batch_sampler=plan, collate_fn=collate, **_workers(num_workers, device))
 
 
 def evaluation_loader(
     dataset: EvaluationWindows, num_workers: int, device: torch.device, rank: int = 0, num_processes: int = 1
-) -> DataLoader[Sample]:
+) -> "DataLoader[Any]":
     """A DataLoader over every num_processes-th video from `rank` on: each video on one process, none twice."""
     shard = range(rank, len(dataset), num_processes)
-    return DataLoader(dataset, batch_size=None, sampler=shard, collate_fn=_tensors, **_workers(num_workers, device))
+    one_by_one: Any = _tensors
+    return DataLoader(dataset, None, sampler=shard, collate_fn=one_by_one, **_workers(num_workers, device))
 
 
 def usable_workers(num_workers: int, num_processes_here: int = 1) -> int:
@@ -158,9 +160,7 @@ class _Collate:
         return Batch(black, torch.zeros(1, dtype=torch.int64), torch.zeros(1), [], [], problems)
 
 
-def _stack(
-    windows: Sequence[tuple[Sample, dict[str, Tensor]]], problems: Sequence[tuple[str, str]] = ()
-) -> Batch:
+def _stack(windows: Sequence[tuple[Sample, dict[str, Tensor]]], problems: Sequence[tuple[str, str]] = ()) -> Batch:
     samples = [sample for sample, _ in windows]
     inputs = {m: torch.stack([window[m] for _, window in windows]) for m in (windows[0][1] if windows else ())}
     return Batch(

@@ -13,7 +13,7 @@ from action_recognition.tasks.scoring import (
     Windowing,
     load_trained,
     make_results_folder,
-    prediction_rows,
+    prediction_table,
     score_videos,
     write_csv,
 )
@@ -54,7 +54,11 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
         for note in index.notes:
             say(note)
         windowing = Windowing(
-            section.video_eval_mode, section.video_num_segments, section.batch_size, section.precision, "evaluate.precision"
+            section.video_eval_mode,
+            section.video_num_segments,
+            section.batch_size,
+            section.precision,
+            "evaluate.precision",
         )
         scores, problems = score_videos(spec, trained, index, windowing, process, say)
     except BaseException as error:
@@ -64,7 +68,7 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
     results |= {"checkpoint": checkpoint, "videos": len(scores), "skipped": len(problems) + len(index.skipped)}
     say(table(results))
     if process.is_first:
-        write_csv(folder / "predictions.csv", prediction_rows(index, scores))
+        write_csv(folder / "predictions.csv", prediction_table(index, scores))
         write_text(folder / "results.json", json.dumps(finite_or_none(results), indent=2) + "\n")
     kpi = {"accuracy": results["accuracy"], "m_accuracy": results["mean_class_accuracy"]}
     status.write("SUCCESS", "evaluation finished", kpi)
@@ -107,7 +111,10 @@ def table(results: dict[str, Any]) -> str:
         percent = "-" if accuracy is None else f"{accuracy:.1f} %"
         counts = "".join(f"{n:>{cell}}" for n in confusion[i]) if shown else ""
         lines.append(f"{i:>3} {name:<{width}}  {percent:>9}  {sum(confusion[i]):>6}  {counts}")
-    totals = [f"video accuracy {results['accuracy']:.2f} %", f"mean class accuracy {results['mean_class_accuracy']:.2f} %"]
+    totals = [
+        f"video accuracy {results['accuracy']:.2f} %",
+        f"mean class accuracy {results['mean_class_accuracy']:.2f} %",
+    ]
     if "top5_accuracy" in results:
         totals.append(f"top-5 {results['top5_accuracy']:.2f} %")
     if results["windows"] > results["videos"]:

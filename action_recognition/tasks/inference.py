@@ -8,7 +8,7 @@ from action_recognition.tasks.scoring import (
     Windowing,
     load_trained,
     make_results_folder,
-    prediction_rows,
+    prediction_table,
     score_videos,
     write_csv,
     write_json_lines,
@@ -42,18 +42,22 @@ def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
         for note in index.notes:
             say(note)
         windowing = Windowing(
-            section.video_inf_mode, section.video_num_segments, section.batch_size, section.precision, "inference.precision"
+            section.video_inf_mode,
+            section.video_num_segments,
+            section.batch_size,
+            section.precision,
+            "inference.precision",
         )
         scores, _ = score_videos(spec, trained, index, windowing, process, say)
     except BaseException as error:
         status.write("FAILURE", str(error) or type(error).__name__)
         raise
-    rows = prediction_rows(index, scores)
+    rows = json_rows(index, scores)
     for line in documented_lines(index, scores):
         say(line)
     if process.is_first:
-        write_csv(folder / "predictions.csv", rows)
-        write_json_lines(folder / "predictions.jsonl", json_rows(index, scores))
+        write_csv(folder / "predictions.csv", prediction_table(index, scores))
+        write_json_lines(folder / "predictions.jsonl", rows)
     status.write("SUCCESS", "inference finished")
     say(f"{len(scores)} videos; predictions.csv and predictions.jsonl with the scores are in {folder}")
     return rows
@@ -70,13 +74,11 @@ def documented_lines(index: Index, scores: VideoScores) -> list[str]:
 
 def json_rows(index: Index, scores: VideoScores) -> list[dict[str, Any]]:
     """One object a video: path, label, score, the scores of all classes, and those of each window."""
-    rows = []
-    for row, windows in zip(prediction_rows(index, scores), scores.windows, strict=True):
-        by_class = {name: row[f"p({name})"] for name in index.class_names}
-        segments = [
-            {"label": index.class_names[int(w.argmax())], "score": round(float(w.max()), 6)} for w in windows
-        ]
-        rows.append(
-            {"path": row["path"], "label": row["prediction"], "score": row["score"], "scores": by_class, "segments": segments}
-        )
+    names, rows = index.class_names, []
+    for video_id, probabilities, windows in zip(scores.video_ids, scores.probabilities, scores.windows, strict=True):
+        segments = [{"label": names[int(w.argmax())], "score": round(float(w.max()), 6)} for w in windows]
+        best = int(probabilities.argmax())
+        row = {"path": index.videos[video_id].path, "label": names[best], "score": round(float(probabilities[best]), 6)}
+        by_class = {name: round(float(p), 6) for name, p in zip(names, probabilities, strict=True)}
+        rows.append(row | {"scores": by_class, "segments": segments})
     return rows

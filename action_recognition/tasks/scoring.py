@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from torch import nn
 from action_recognition.clip.contract import Contract
 from action_recognition.config import ModelSpec, Spec, to_plain
 from action_recognition.data.agreement import check_agreement, contract_of
-from action_recognition.data.dataset import EvaluationWindows
+from action_recognition.data.dataset import EvaluationWindows, Sample
 from action_recognition.data.index import Index, stop_if_too_many
 from action_recognition.data.loader import ToInput, evaluation_loader, window_batches
-from action_recognition.errors import CheckpointError, SpecError
+from action_recognition.errors import SpecError
 from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
-from action_recognition.models.weights import load_state, read_weights
+from action_recognition.models.weights import load_state
 from action_recognition.tasks.setting import Readable, Say, supported_precision, workers_here
-from action_recognition.training.checkpoint import read_checkpoint
+from action_recognition.torch_files import read_file, read_weights
+from action_recognition.training.checkpoint import is_checkpoint
 from action_recognition.training.distributed import Process
 from action_recognition.training.loop import evaluate
 from action_recognition.training.metrics import VideoScores
@@ -45,9 +46,8 @@ def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: 
     A file without a contract (TAO's, bare weights) is described by the spec; its classes are `fallback_classes` where
     the spec has no label map.
     """
-    try:
-        content = read_checkpoint(path)
-    except CheckpointError:
+    content = read_file(path)
+    if not is_checkpoint(content):
         return _from_bare_weights(spec, path, fallback_classes, say)
     model_spec, contract = description(content, path)
     check_agreement(spec, contract, to_plain(model_spec), path)
@@ -105,8 +105,10 @@ def score_videos(
     windows = EvaluationWindows(index.videos, contract, windowing.mode, windowing.num_segments)
     num_workers = workers_here(spec, process, say)
     loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes)
-    batches = window_batches(Readable(loader, spec.dataset.on_bad_video), windowing.batch_size)
-    bar = ProgressBar("scoring", len(range(process.rank, len(index.videos), process.num_processes)), "video", process.is_first)
+    batches = window_batches(Readable[Sample](loader, spec.dataset.on_bad_video), windowing.batch_size)
+    bar = ProgressBar(
+        "scoring", len(range(process.rank, len(index.videos), process.num_processes)), "video", process.is_first
+    )
     seen: set[int] = set()
 
     def advance(video_ids: list[int]) -> None:
@@ -127,27 +129,27 @@ def score_videos(
     return scores, problems
 
 
-def prediction_rows(index: Index, scores: VideoScores) -> list[dict[str, Any]]:
-    """One row a video: path, label (empty if unknown), prediction, score, then one column a class."""
-    names, rows = index.class_names, []
+def prediction_table(index: Index, scores: VideoScores) -> list[list[Any]]:
+    """A header and one row a video: path, label (empty if unknown), prediction, score, then one column a class."""
+    names = index.class_names
+    rows: list[list[Any]] = [["path", "label", "prediction", "score", *names]]
     for video_id, probabilities in zip(scores.video_ids, scores.probabilities, strict=True):
         video, best = index.videos[video_id], int(probabilities.argmax())
         label = names[video.label] if video.label >= 0 else ""
-        row = {"path": video.path, "label": label, "prediction": names[best], "score": round(float(probabilities[best]), 6)}
-        rows.append(row | {f"p({name})": round(float(p), 6) for name, p in zip(names, probabilities, strict=True)})
+        rows.append(
+            [video.path, label, names[best], *(round(float(p), 6) for p in (probabilities[best], *probabilities))]
+        )
     return rows
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows with a header, whole or not at all. Text that a spreadsheet would run as a formula gets a leading quote."""
+def write_csv(path: Path, rows: list[list[Any]]) -> None:
+    """The rows, whole or not at all. Text that a spreadsheet would run as a formula gets a leading quote."""
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([_harmless(name) for name in rows[0]] if rows else [])
-    writer.writerows([_harmless(value) for value in row.values()] for row in rows)
+    csv.writer(text).writerows([_harmless(value) for value in row] for row in rows)
     write_text(path, text.getvalue())
 
 
-def write_json_lines(path: Path, rows: list[Mapping[str, Any]]) -> None:
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object a line, whole or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
 

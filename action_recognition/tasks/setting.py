@@ -39,7 +39,7 @@ def opening_lines(spec: Spec, task: str, process: Process) -> Iterator[str]:
 
 
 def seed_everything(seed: int, rank: int) -> int:
-    """Seed random, NumPy and torch; below 0 with a fresh number. Returns the seed of the data, equal on all processes."""
+    """Seed random, NumPy and torch; below 0 with a fresh number. Returns the data's seed, equal on all processes."""
     if seed < 0:
         seed = from_first(secrets.randbits(31))
     random.seed(seed + rank)
@@ -63,7 +63,9 @@ def supported_precision(name: str, key: str, device: torch.device) -> str:
     return name
 
 
-def trainable_precision(name: str, device: torch.device, model: torch.nn.Module, inputs: list[torch.Tensor], say: Say) -> str:
+def trainable_precision(
+    name: str, device: torch.device, model: torch.nn.Module, inputs: list[torch.Tensor], say: Say
+) -> str:
     """`name`, or fp32 where this CPU would compute wrong gradients in bf16."""
     name = supported_precision(name, "train.precision", device)
     if device.type != "cpu" or name != "bf16":
@@ -81,7 +83,8 @@ class Readable(Generic[Item]):
     """The items of a loader, each time it is iterated; with on_bad_video error, DataError at the first bad video."""
 
     def __init__(self, loader: Iterable[Item], on_bad_video: str) -> None:
-        self.loader, self.on_bad_video = loader, on_bad_video
+        self.loader: Iterable[Item] = loader
+        self.on_bad_video = on_bad_video
 
     def __iter__(self) -> Iterator[Item]:
         for item in self.loader:

@@ -14,15 +14,29 @@ from action_recognition.clip.contract import CHANNELS, Contract
 from action_recognition.config import Spec, to_plain
 from action_recognition.data.agreement import contract_of
 from action_recognition.data.augment import Augmentation
-from action_recognition.data.dataset import EvaluationWindows, TrainingClips
+from action_recognition.data.dataset import EvaluationWindows, Sample, TrainingClips
 from action_recognition.data.index import Index, class_names_of, index_classes, stop_if_too_many
-from action_recognition.data.loader import ToInput, TrainingPlan, evaluation_loader, training_loader, window_batches
-from action_recognition.errors import CheckpointError, DataError, SpecError
+from action_recognition.data.loader import (
+    Batch,
+    ToInput,
+    TrainingPlan,
+    evaluation_loader,
+    training_loader,
+    window_batches,
+)
+from action_recognition.errors import CheckpointError, SpecError
 from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_pretrained, load_state
-from action_recognition.tasks.setting import Readable, Say, opening_lines, seed_everything, trainable_precision, workers_here
+from action_recognition.tasks.setting import (
+    Readable,
+    Say,
+    opening_lines,
+    seed_everything,
+    trainable_precision,
+    workers_here,
+)
 from action_recognition.training import checkpoint as files
 from action_recognition.training.distributed import Process, connected, from_first, gather
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
@@ -57,7 +71,8 @@ class Trainer:
             say(line)
         self.seed = seed_everything(spec.train.seed, process.rank)
         indices: list[Index] = from_first(self._list_videos() if process.is_first else None)
-        self.index, self.val_index = indices[0], (indices[1:] or [None])[0]
+        self.index = indices[0]
+        self.val_index = indices[1] if len(indices) > 1 else None
         self.contract = contract_of(spec, self.index.class_names)
         self.bare_model = self._build_model()
         self.plan, self.run = self._make_plan(), self._make_run()
@@ -158,7 +173,7 @@ class Trainer:
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
         return self.state.history
 
-    def _training_batches(self) -> Readable:
+    def _training_batches(self) -> Readable[Batch]:
         dataset, augmentation = self.spec.dataset, self.spec.dataset.augmentation_config
         size = (self.contract.width, self.contract.height)
         augment = Augmentation(
@@ -171,7 +186,7 @@ class Trainer:
         clips = TrainingClips(self.index.videos, self.contract, augment, dataset.clips_per_video, self.seed)
         self.num_workers = workers_here(self.spec, self.process, self.say)
         loader = training_loader(clips, self.plan, self.num_workers, self.process.device)
-        return Readable(loader, dataset.on_bad_video)
+        return Readable[Batch](loader, dataset.on_bad_video)
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
         if self.val_index is None:
@@ -179,7 +194,7 @@ class Trainer:
         process, num_classes = self.process, len(self.contract.class_names)
         windows = EvaluationWindows(self.val_index.videos, self.contract)
         loader = evaluation_loader(windows, self.num_workers, process.device, process.rank, process.num_processes)
-        videos = Readable(loader, self.spec.dataset.on_bad_video)
+        videos = Readable[Sample](loader, self.spec.dataset.on_bad_video)
 
         def validate() -> dict[str, float]:
             batches = window_batches(videos, self.spec.dataset.batch_size)
@@ -294,10 +309,12 @@ class Trainer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SpecError(f"train.results_dir: {self.folder} can't be made ({error.strerror}); set results_dir") from error
+            raise SpecError(
+                f"train.results_dir: {self.folder} can't be made ({error.strerror}); set results_dir"
+            ) from error
 
     def _check_resumable(self, content: dict[str, Any], path: Path) -> None:
-        """CheckpointError where the spec is of another model than the checkpoint; a line for all that changed otherwise."""
+        """CheckpointError where the checkpoint is of another model than the spec; a line for each other change."""
         _, contract = description(content, path)
         changed = files.differences(content["spec"], to_plain(self.spec))
         fixed = {key: changed[key] for key in files.FIXED_KEYS if key in changed}
@@ -339,7 +356,7 @@ class Trainer:
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first epoch of highest validation accuracy (of these, lowest loss); of lowest train loss without validation."""
+    """The first epoch of highest validation accuracy (at a tie, lowest loss); without validation, of lowest train loss."""
     validated = [row for row in history if "val_acc" in row]
     if validated:
         return max(validated, key=lambda row: (row["val_acc"], -row["val_loss"]))

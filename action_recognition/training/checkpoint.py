@@ -16,6 +16,7 @@ import torch
 
 from action_recognition.errors import CheckpointError
 from action_recognition.files import link_or_copy, write_whole
+from action_recognition.torch_files import read_file
 
 LATEST, BEST = "ar_model_latest.pth", "ar_model_best.pth"
 FORMAT = 1
@@ -49,7 +50,9 @@ class CheckpointManager:
             for name in names[1:]:
                 link_or_copy(first, self.folder / name)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise CheckpointError(f"{first}: the checkpoint can't be written: {_cause(error, checkpoint, first)}") from error
+            raise CheckpointError(
+                f"{first}: the checkpoint can't be written: {_cause(error, checkpoint, first)}"
+            ) from error
         return first
 
     def latest(self) -> Path | None:
@@ -80,12 +83,10 @@ def epoch_name(epoch: int) -> str:
     return f"model_epoch_{epoch:03d}.pth"
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> Any:
     """The dict in a checkpoint of ours. CheckpointError where it can't be read, runs code, or is something else."""
-    from action_recognition.models.weights import read_file
-
     content = read_file(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not is_checkpoint(content):
         raise CheckpointError(
             f"{path}: has weights but no training state of this program; give it as model.*_pretrained_model_path "
             "to start from its weights"
@@ -93,12 +94,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def is_checkpoint(content: object) -> bool:
+    """True for what this program saved, with its training state and its contract."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def rng_state(device: torch.device) -> dict[str, Any]:
     """The state of every random generator of this process, in types that weights_only loading accepts."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }

@@ -81,7 +81,9 @@ def choose_device(name: str, gpu_ids: Sequence[int], local_rank: int, key: str) 
         raise SpecError(f"{key}: {name!r} needs a CUDA GPU and torch sees none; use auto or cpu")
     index = int(name.partition(":")[2] or gpu_ids[local_rank % len(gpu_ids)])
     if index >= torch.cuda.device_count():
-        raise SpecError(f"{key}: GPU {index} is not there; this machine has {torch.cuda.device_count()} (0 is the first)")
+        raise SpecError(
+            f"{key}: GPU {index} is not there; this machine has {torch.cuda.device_count()} (0 is the first)"
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

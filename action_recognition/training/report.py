@@ -29,7 +29,12 @@ class StatusFile:
             return
         now = datetime.now()
         level = "ERROR" if status == "FAILURE" else "INFO"
-        line = {"date": f"{now:%m/%d/%Y}", "time": f"{now:%H:%M:%S}", "status": status, "verbosity": level}
+        line: dict[str, Any] = {
+            "date": f"{now:%m/%d/%Y}",
+            "time": f"{now:%H:%M:%S}",
+            "status": status,
+            "verbosity": level,
+        }
         line |= {"message": message}
         if kpi is not None:
             line["kpi"] = finite_or_none(kpi)
