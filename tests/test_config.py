@@ -955,4 +955,4 @@ def test_spec_however_mutated_is_read_or_refused_with_problems(tmp_path):
         else:
             read += 1
             assert model_spec_from_plain(to_plain(spec.model)) == spec.model
-    assert 10 < read < 290
+    assert 0 < read < 300

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from action_recognition.clip.flow_encoding import encode_max_rad
 from action_recognition.demo import DemoSpec, missing_videos, open_dataset, render_videos
 from action_recognition.demo.motion import ACTIONS, JOINTS, Body, joint_positions
 from action_recognition.demo.render import MARGIN, SUPERSAMPLING, Capsules, Scene, draw_surfaces, render
@@ -154,6 +155,14 @@ def test_turning_limb_moves_more_towards_its_free_end() -> None:
     np.testing.assert_allclose(flow[55, 32], [6, -0.5], atol=0.5)
 
 
+def test_turning_limb_turns_what_lies_beside_its_axis() -> None:
+    hinge = np.full((2, 2), 32.0)
+    tip = np.array([[32, 56], [56, 32]])  # a quarter turn: down becomes right, right becomes up
+    (flow,) = flows(still_scene(np.zeros((2, 2)), [(hinge, tip)]))
+    # 4.5 px right of the axis and 12.5 px along it -> 12.5 px right of the hinge and 4.5 px above it
+    np.testing.assert_allclose(flow[44, 36], [8, -17], atol=1e-4)
+
+
 @pytest.mark.parametrize("action", ["walk", "sit", "fall", "bend"])
 def test_next_frame_warped_by_the_flow_is_this_frame(action: str) -> None:
     scene = random_scene(action, person_id=3, seed=0, num_frames=24, size=96)
@@ -200,6 +209,15 @@ def test_tree_has_n_frames_and_one_flow_pair_fewer_per_video(tmp_path: Path) -> 
     assert len(files) == 1 + 5 * (2 + 1) * (3 + 2 + 2)
     sizes = {Image.open(tmp_path / "demo" / video / stream / "000000.jpg").mode for stream in ("rgb", "u", "v")}
     assert sizes == {"RGB", "L"}
+
+
+def test_u_holds_the_flow_in_x_and_v_in_y(tmp_path: Path) -> None:
+    make(tmp_path / "demo", DemoSpec(train_per_class=1, test_per_class=0, frames=8, size=32, image_format="png"))
+    video = tmp_path / "demo" / "train" / "walk" / "walk_person000000"
+    flow = flows(random_scene("walk", person_id=0, seed=0, num_frames=8, size=32))
+    for t in range(7):
+        stored = [np.asarray(Image.open(video / stream / f"{t:06d}.png")) for stream in ("u", "v")]
+        np.testing.assert_array_equal(stored, encode_max_rad(flow[t]))
 
 
 def test_no_person_is_in_both_sets(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+# make demo: from nothing to a trained, evaluated model.  make test: lint, types, fast tests.  Both install what they need.
+VENV ?= .venv
+PYTHON ?= python3
+DEMO_DATA ?= demo
+DEMO_RESULTS ?= results/demo
+RENDER ?=
+TRAIN ?=
+RUN = $(VENV)/bin/python
+CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.core
+	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
+	$(RUN) tools/train.py configs/demo.yaml dataset.train_dataset_dir=$(DEMO_DATA)/train \
+	    dataset.val_dataset_dir=$(DEMO_DATA)/test results_dir=$(DEMO_RESULTS) $(TRAIN)
+	$(RUN) tools/evaluate.py evaluate.checkpoint=$(CHECKPOINT) evaluate.test_dataset_dir=$(DEMO_DATA)/test \
+	    evaluate.batch_size=8 results_dir=$(DEMO_RESULTS)
+	$(RUN) tools/inference.py inference.checkpoint=$(CHECKPOINT) inference.inference_dataset_dir=$(DEMO_DATA)/test/fall \
+	    inference.batch_size=8 results_dir=$(DEMO_RESULTS)
+
+test: $(VENV)/.all lint
+	$(RUN) -m pytest -n 2
+
+test-all: $(VENV)/.all lint
+	$(RUN) -m pytest -n 2 -m "not gpu and not trt"
+
+lint: $(VENV)/.all
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO_DATA) $(DEMO_RESULTS)
+
+$(VENV)/.core: setup.py
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.all: $(VENV)/.core
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[all]"
+	touch $@
