@@ -104,8 +104,9 @@ class Trainer:
         num_parameters = sum(p.numel() for p in model.parameters())
         network = f"{spec.model.input_type} {spec.model.backbone} for {spec.model.model_type}"
         self.say(f"model: {network}, {num_classes} classes, {num_parameters:,} parameters, on {self.process.device}")
-        for report in load_pretrained(model, spec.model, num_classes):
-            self.say(str(report))
+        if self.process.is_first:  # the others get the weights from the first when they connect
+            for report in load_pretrained(model, spec.model, num_classes):
+                self.say(str(report))
         return model.to(self.process.device)
 
     def _make_plan(self) -> TrainingPlan:
@@ -159,6 +160,8 @@ class Trainer:
             self.say(f"nothing to do: {self.folder} holds {self.state.epoch} finished epochs of {train.num_epochs}")
             return self.state.history
         batches, validate = self._training_batches(), self._validation()
+        clips, size = self.plan.num_clips, self.spec.dataset.batch_size * self.process.num_processes
+        self.say(f"training in {self.run.precision.name}: {clips} clips an epoch, {size} in a batch")
         self._open_folder()
         try:
             fit(self.run, self.state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
