@@ -32,7 +32,7 @@ def run_tool(
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         spec = _read_spec(given, manual, task, checks)
-        num_processes = getattr(spec, task).num_gpus
+        num_processes = getattr(getattr(spec, task), "num_gpus", 1)  # export has none
         if num_processes > 1 and "WORLD_SIZE" not in os.environ:
             return _launch(script, given, num_processes, getattr(spec, task).num_nodes)
         perform(spec)
@@ -54,7 +54,7 @@ def _read_spec(arguments: list[str], manual: str, task: str, checks: Sequence[Ch
     )
     parser.add_argument("-e", "--experiment_spec", "--experiment_spec_file", dest="spec", metavar="SPEC")
     parser.add_argument("words", nargs="*", metavar="SPEC or section.key=value", help="the YAML spec; overrides")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     words: list[str] = options.words
     path = options.spec
     if path is None and words and "=" not in words[0]:

@@ -38,21 +38,22 @@ def link_or_copy(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        os.link(source, temporary)
+    except OSError:
+        with source.open("rb") as content:
+            write_whole(target, lambda file: shutil.copyfileobj(content, file))
+        return
+    try:
         os.replace(temporary, target)
         _sync_folder(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # still there where target was a link to source already: POSIX
 
 
 def writable_parent(folder: str | Path) -> bool:
     """True where `folder` can be written to or made."""
     existing = Path(folder).absolute()
-    while not existing.exists():
+    while not os.path.exists(existing):  # Path.exists raises where a parent may not be searched
         existing = existing.parent
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 

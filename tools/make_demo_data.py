@@ -1,8 +1,8 @@
 """Renders a data set of people who walk, sit, squat, fall and bend, to try training on.
 
-    python tools/make_demo_data.py data/demo                        # 500 training and 300 test videos of 24 frames
-    python tools/make_demo_data.py data/demo --no-flow --seed 1     # without u and v, other people
-    python tools/make_demo_data.py data/pairs --pairs               # walk, sit, stand, fall, getup
+    python tools/make_demo_data.py data/demo                          # 500 training, 300 test videos of 24 frames
+    python tools/make_demo_data.py data/demo --no-flow --size 72      # rgb only, small: half a minute on two cores
+    python tools/make_demo_data.py data/pairs --pairs                 # walk, sit, stand, fall, getup
 
 Writes DST/{train,test}/<class>/<video>/{rgb,u,v}/000000.jpg... (flow in the max_rad encoding) and DST/demo.json. No
 person is in both train and test. The same options give the same bytes; run again to complete an interrupted folder.
@@ -10,6 +10,7 @@ With --pairs two classes are two others backwards: only a model that sees the or
 """
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -48,22 +49,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Render what is missing. Returns 1 where DST can't be used."""
+    """Render what is missing. Returns the exit code."""
     args = parse_args(argv)
-    started = time.perf_counter()
     try:
-        open_dataset(args.dst, args.spec)
-    except UserError as error:
+        _render(args.dst, args.spec, args.workers)
+    except (UserError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    videos = missing_videos(args.dst, args.spec)
-    done = render_videos(args.dst, args.spec, videos, args.workers)
-    # disable=None: off where stderr is not a terminal
-    for _ in tqdm(done, total=len(videos), unit="video", disable=None):
+    except KeyboardInterrupt:
+        sys.stderr.write(f"error: interrupted; the same command completes {args.dst}\n")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _render(dst: Path, spec: DemoSpec, workers: int) -> None:
+    started = time.perf_counter()
+    open_dataset(dst, spec)
+    videos = missing_videos(dst, spec)
+    # disable=None: no bar where stderr is not a terminal
+    for _ in tqdm(render_videos(dst, spec, videos, workers), total=len(videos), unit="video", disable=None):
         pass
     seconds = time.perf_counter() - started
-    print(f"{len(videos)} videos, {len(videos) * args.spec.frames} frames rendered into {args.dst} in {seconds:.1f} s")
-    return 0
+    print(f"{len(videos)} videos, {len(videos) * spec.frames} frames rendered into {dst} in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ twice. Owns no files and reads no spec; data/agreement.py makes it from a spec a
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -76,6 +77,7 @@ def contract_from_plain(plain: object) -> Contract:
         _check_positive(name, values[name])
     if not isinstance(values["center_crop"], bool):
         raise ValueError(f"contract: center_crop must be true or false, got {values['center_crop']!r}")
+    _check_crop(values)
     names = values["class_names"]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise ValueError(f"contract: class_names must be a list of names, got {str(names)[:80]!r}")
@@ -91,8 +93,10 @@ def _stream_from_plain(modality: str, plain: object) -> Stream:
     for name in ("mean", "std"):
         numbers = values[name]
         right = isinstance(numbers, list) and len(numbers) == CHANNELS[modality]
-        if not right or not all(isinstance(x, int | float) for x in numbers):
+        if not right or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
             raise ValueError(f"contract: {modality} {name} must be {CHANNELS[modality]} numbers, got {numbers!r}")
+    if min(values["std"]) <= 0:
+        raise ValueError(f"contract: {modality} std must be > 0, got {values['std']!r}")
     return Stream(values["num_frames"], tuple(values["mean"]), tuple(values["std"]))
 
 
@@ -103,6 +107,14 @@ def _mapping(plain: object, what: str, names: list[str]) -> dict[str, Any]:
     if set(plain) != set(names):
         raise ValueError(f"{what}: must have {', '.join(names)}, got {', '.join(map(str, plain))}")
     return dict(plain)
+
+
+def _check_crop(values: Mapping[str, Any]) -> None:
+    height, width, edge = values["height"], values["width"], values["smaller_edge"]
+    if values["center_crop"] and edge < max(height, width):
+        raise ValueError(
+            f"contract: smaller_edge {edge} is smaller than the {height} x {width} that is cropped from it"
+        )
 
 
 def _check_positive(name: str, value: object) -> None:

@@ -65,7 +65,7 @@ def training_problems(spec: Spec) -> Iterator[Problem]:
     """What is wrong with the folders of a training run."""
     train, val = spec.dataset.train_dataset_dir, spec.dataset.val_dataset_dir
     yield from _class_problems(spec, "dataset.train_dataset_dir", train, must_have_all=True)
-    classes = spec.dataset.label_map or (class_folders(train) if train and os.path.isdir(train) else None)
+    classes = spec.dataset.label_map or (_folders_in(train) if train else None)
     yield from _class_problems(spec, "dataset.val_dataset_dir", val, classes=classes)
     yield from _file_problems(spec, *(f"model.{m}_pretrained_model_path" for m in ("rgb", "of", "joint")))
     yield from _file_problems(spec, "train.resume_training_checkpoint_path")
@@ -98,9 +98,11 @@ def _class_problems(
     yield from missing
     if missing:
         return
-    label_map, present = spec.dataset.label_map, class_folders(root)
+    label_map, present = spec.dataset.label_map, _folders_in(root)
     known = classes or label_map
-    if not present:
+    if present is None:
+        yield Problem(key, f"{root!r} can't be listed; give this user the right to read it")
+    elif not present:
         yield Problem(key, f"{root!r} holds no class folder; expected <class>/<video>/rgb (and u, v) below it")
     elif known and (unknown := [name for name in present if name not in known]):
         where = "dataset.label_map" if label_map else "dataset.train_dataset_dir"
@@ -110,6 +112,14 @@ def _class_problems(
     elif must_have_all and label_map and (absent := [name for name in label_map if name not in present]):
         text = f"no folder for class {absent[0]!r} in {root!r}, which has {', '.join(present)}"
         yield Problem("dataset.label_map", text)
+
+
+def _folders_in(root: str) -> list[str] | None:
+    """The class folders of root, or None where it can't be listed."""
+    try:
+        return class_folders(root)
+    except OSError:
+        return None
 
 
 def _folder_problems(key: str, path: str | None) -> Iterator[Problem]:

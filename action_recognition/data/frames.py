@@ -20,14 +20,16 @@ _READABLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YC
 def read_frames(video: Video, modality: str, ids: np.ndarray, fit: Fit) -> np.ndarray:
     """The frames `ids` (T,) of a video after `fit`: uint8 (T, H, W, C), C = 3 for rgb, 2 (u, v) for of."""
     unique, positions = np.unique(ids, return_inverse=True)
-    planes = [_read_folder(video, folder, unique, fit) for folder in FOLDERS[modality]]
+    sizes: set[tuple[int, int]] = set()
+    planes = [_read_folder(video, folder, unique, fit, sizes) for folder in FOLDERS[modality]]
     frames = planes[0] if modality == "rgb" else np.stack(planes, axis=-1)
     return frames[positions]
 
 
-def _read_folder(video: Video, folder: str, ids: np.ndarray, fit: Fit) -> np.ndarray:
+def _read_folder(video: Video, folder: str, ids: np.ndarray, fit: Fit, sizes: set[tuple[int, int]]) -> np.ndarray:
+    """The frames of one folder; `sizes` are those of the images before, and must be one."""
     mode = "RGB" if folder == "rgb" else "L"
-    fitted, sizes = [], set()
+    fitted = []
     for frame_id in ids:
         name = os.path.join(folder, video.files[folder].name(int(frame_id)))
         image = _open(os.path.join(video.path, name), mode)

@@ -64,7 +64,7 @@ class TrainingPlan(Sampler[list[ClipKey]]):
         return -(-self.num_clips // (self.batch_size * self.num_processes * self.accumulate_steps))
 
     def __len__(self) -> int:
-        return self._num_batches() - self.first_step * self.accumulate_steps
+        return max(0, self._num_batches() - self.first_step * self.accumulate_steps)
 
     def __iter__(self) -> Iterator[list[ClipKey]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)

@@ -35,7 +35,7 @@ def find_videos(source: Path, target: Path) -> list[Job]:
 
     DataError where there is no video, and where two files would share a folder.
     """
-    files = sorted(p for p in source.glob("*/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in source.glob("[!.]*/[!.]*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"{source}: no video file found; expected <class>/<video>{{{','.join(SUFFIXES[:4])},...}}")
     jobs: dict[Path, Job] = {}
@@ -52,6 +52,7 @@ def extract(job: Job) -> Outcome:
     if job.target.exists():
         return Outcome(job, was_there=True)
     temporary = job.target.with_name(f".{job.target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed run: in containers process ids come again
     damage, num_frames = Damage(), 0
     try:
         (temporary / "rgb").mkdir(parents=True)
@@ -60,6 +61,8 @@ def extract(job: Job) -> Outcome:
         temporary.rename(job.target)
     except DataError as error:
         return Outcome(job, packets_skipped=damage.packets_skipped, problem=str(error))
+    except OSError as error:
+        return Outcome(job, problem=f"{job.target}: can't be written ({error.strerror or error})")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Outcome(job, num_frames, damage.packets_skipped)

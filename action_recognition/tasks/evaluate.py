@@ -29,6 +29,8 @@ from action_recognition.training.metrics import (
 )
 from action_recognition.training.report import StatusFile, Stopwatch, duration, finite_or_none
 
+MAX_MATRIX = 20  # classes; a wider confusion matrix does not fit a terminal and is in results.json only
+
 
 def evaluate(spec: Spec, say: Say) -> dict[str, Any]:
     """Evaluate evaluate.checkpoint on evaluate.test_dataset_dir. Returns what results.json holds."""
@@ -99,24 +101,30 @@ def figures(scores: VideoScores, class_names: tuple[str, ...], mode: str) -> dic
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures for a terminal: a confusion matrix (rows: true class), each class's accuracy, the totals."""
+    """The figures for a terminal: each class's accuracy, the confusion matrix (rows: true class), the totals."""
     names, confusion = results["class_names"], results["confusion_matrix"]
-    width, cell = max(len(name) for name in names), max(4, *(len(str(n)) for row in confusion for n in row)) + 1
-    shown = len(names) <= 20
-    header = "".join(f"{i:>{cell}}" for i in range(len(names))) if shown else ""
-    lines = [f"{'':>4}{'class':<{width}}  {'accuracy':>9}  {'videos':>6}  {'predicted as' if shown else ''}{''}", ""]
-    lines[1] = f"{'':>{4 + width + 21}}{header}"
-    for i, name in enumerate(names):
+    if len(names) > MAX_MATRIX:
+        counts, lead = [""] * (len(names) + 1), ""
+    else:
+        cell = 2 + len(str(max(len(names), *(max(row) for row in confusion))))
+        counts, lead = ["".join(f"{n:>{cell}}" for n in row) for row in (range(len(names)), *confusion)], "predicted as"
+    width = max(map(len, ("class", *names)))
+    lines = [f"{'':4}{'class':<{width}}  accuracy  videos  {lead}{counts.pop(0)}"]
+    for i, (name, row, shown) in enumerate(zip(names, confusion, counts, strict=True)):
         accuracy = results["class_accuracy"][name]
         percent = "-" if accuracy is None else f"{accuracy:.1f} %"
-        counts = "".join(f"{n:>{cell}}" for n in confusion[i]) if shown else ""
-        lines.append(f"{i:>3} {name:<{width}}  {percent:>9}  {sum(confusion[i]):>6}  {counts}")
-    totals = [
+        lines.append(f"{i:>3} {name:<{width}}  {percent:>8}  {sum(row):>6}  {'':{len(lead)}}{shown}")
+    return "\n".join([*map(str.rstrip, lines), totals(results)])
+
+
+def totals(results: dict[str, Any]) -> str:
+    """The accuracies over all classes in one line."""
+    parts = [
         f"video accuracy {results['accuracy']:.2f} %",
         f"mean class accuracy {results['mean_class_accuracy']:.2f} %",
     ]
     if "top5_accuracy" in results:
-        totals.append(f"top-5 {results['top5_accuracy']:.2f} %")
+        parts.append(f"top-5 accuracy {results['top5_accuracy']:.2f} %")
     if results["windows"] > results["videos"]:
-        totals.append(f"clip accuracy {results['clip_accuracy']:.2f} % ({results['windows']} clips)")
-    return "\n".join([*(line.rstrip() for line in lines if line.strip()), ", ".join(totals)])
+        parts.append(f"clip accuracy {results['clip_accuracy']:.2f} % ({results['windows']} clips)")
+    return ", ".join(parts)

@@ -52,7 +52,7 @@ def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: 
     model_spec, contract = description(content, path)
     check_agreement(spec, contract, to_plain(model_spec), path)
     model = build_model(model_spec, len(contract.class_names))
-    load_state(model, content["state_dict"], path)
+    load_state(model, content.get("state_dict"), path)
     say(f"{path}: {_summary(model_spec, contract)}, after epoch {content['epoch']}")
     return Trained(model.eval(), contract)
 

@@ -26,15 +26,14 @@ def opening_lines(spec: Spec, task: str, process: Process) -> Iterator[str]:
     yield from spec.notes
     if process.device.type != "cuda" and f"{task}.gpu_ids" in spec.origins:
         yield f"{task}.gpu_ids is ignored: running on {process.device.type}"
-    if not under_torchrun():
-        return
-    if section.num_gpus != process.num_local:
+    if under_torchrun() and section.num_gpus != process.num_local:
         yield f"torchrun started {process.num_local} processes here; {task}.num_gpus={section.num_gpus} is ignored"
     num_nodes = process.num_processes // process.num_local
     if f"{task}.num_nodes" in spec.origins and section.num_nodes != num_nodes:
+        started = f"torchrun started {num_nodes}" if under_torchrun() else "this is 1: start each with torchrun"
         raise SpecError(
-            f"{spec.origins[f'{task}.num_nodes']}: {task}.num_nodes is {section.num_nodes}, but torchrun started "
-            f"{num_nodes} machines; make them equal or leave the key out"
+            f"{spec.origins[f'{task}.num_nodes']}: {task}.num_nodes is {section.num_nodes} machines, but {started}; "
+            "make them equal or leave the key out"
         )
 
 

@@ -38,7 +38,7 @@ from action_recognition.tasks.setting import (
     workers_here,
 )
 from action_recognition.training import checkpoint as files
-from action_recognition.training.distributed import Process, connected, from_first, gather
+from action_recognition.training.distributed import Process, connected, from_first, gather, share_buffers
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
 from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
 from action_recognition.training.optim import Precision, Schedule, default_precision, make_optimizer, restart_schedule
@@ -200,6 +200,7 @@ class Trainer:
         videos = Readable[Sample](loader, self.spec.dataset.on_bad_video)
 
         def validate() -> dict[str, float]:
+            share_buffers(self.bare_model)  # one model is validated, the one that is saved
             batches = window_batches(videos, self.spec.dataset.batch_size)
             scores, problems = evaluate(self.bare_model, batches, self.run.to_input, self.run.precision, num_classes)
             self.state.problems.update(problems)
@@ -225,7 +226,7 @@ class Trainer:
 
     # --- the loop's events ---
 
-    def step_done(self, state: State, num_clips: int, lr: float) -> None:
+    def step_done(self, state: State, num_clips: int, lr: float, settle: Callable[[], None]) -> None:
         """Show progress; save where checkpoint_interval counts steps."""
         means = state.tally.means()
         self.bar.advance(
@@ -234,6 +235,7 @@ class Trainer:
         train = self.spec.train
         due = train.checkpoint_interval_unit == "step" and state.step % train.checkpoint_interval == 0
         if due and state.step < self.plan.num_steps:
+            settle()  # a loss that is not finite must not get into a file
             self._save([files.LATEST])
 
     def epoch_done(self, state: State, row: dict[str, Any]) -> None:
@@ -300,7 +302,7 @@ class Trainer:
             return
         content = self.manager.read(path)
         self._check_resumable(content, path)
-        load_state(self.bare_model, content["state_dict"], str(path))
+        load_state(self.bare_model, content.get("state_dict"), str(path))
         try:
             self._restore(content)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -355,7 +357,8 @@ class Trainer:
     def _same_plan(self, content: dict[str, Any]) -> bool:
         keys = ("dataset.batch_size", "train.accumulate_steps", "train.seed", "dataset.clips_per_video")
         changed = files.differences(content["spec"], to_plain(self.spec))
-        return content["num_clips"] == self.plan.num_clips and not any(key in changed for key in keys)
+        is_seeded = self.spec.train.seed >= 0  # without a seed every start draws another order
+        return is_seeded and content["num_clips"] == self.plan.num_clips and not any(key in changed for key in keys)
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:

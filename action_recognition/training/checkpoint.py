@@ -140,7 +140,8 @@ def _cause(error: Exception, checkpoint: Mapping[str, Any], path: Path) -> str:
         free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free"
     except OSError:
         free = "the folder is gone"
-    return f"{str(error).splitlines()[0]} (needs {need / 2**20:,.0f} MiB, {free}); earlier checkpoints are untouched"
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"{reason} (needs {need / 2**20:,.0f} MiB, {free}); earlier checkpoints are untouched"
 
 
 def _tensors(value: Any) -> list[Any]:

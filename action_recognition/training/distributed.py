@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from action_recognition.errors import SpecError
 
@@ -52,8 +53,11 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, num_cores:
 @contextmanager
 def connected(device_name: str, gpu_ids: Sequence[int], key: str) -> Iterator[Process]:
     """Join the group of processes for the time of the block; `key` names the spec's device key in errors."""
-    rank, num_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, num_local = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    # A WORLD_SIZE without a RANK comes from a scheduler, not from a launcher of processes: alone, then.
+    rank, num_processes, local_rank, num_local = (
+        int(os.environ.get(name, alone)) if under_torchrun() else alone for name, alone in names.items()
+    )
     device = choose_device(device_name, gpu_ids, local_rank, key)
     process = Process(rank, num_processes, local_rank, num_local, device)
     if not under_torchrun():
@@ -95,6 +99,13 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the first one's buffers: after a step, the running statistics of batch norms differ."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def from_first(value: Any) -> Any:

@@ -89,9 +89,9 @@ class State:
 
 
 class Events(Protocol):
-    """What happens beside the arithmetic."""
+    """What happens beside the arithmetic. `settle` waits until state.tally has every batch up to this step."""
 
-    def step_done(self, state: State, num_clips: int, lr: float) -> None: ...
+    def step_done(self, state: State, num_clips: int, lr: float, settle: Callable[[], None]) -> None: ...
     def epoch_done(self, state: State, row: dict[str, Any]) -> None: ...
 
 
@@ -135,7 +135,7 @@ def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch]
         if is_step:
             _optimizer_step(run)
             state.step += 1
-            events.step_done(state, clips, run.schedule.lr)
+            events.step_done(state, clips, run.schedule.lr, readback.finish)
             clips = 0
     readback.finish()
 

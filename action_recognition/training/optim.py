@@ -116,7 +116,7 @@ def bf16_conv3d_is_right(depth: int) -> bool:
     x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 16, depth, 8, 8), (16, 16, 3, 3, 3)))
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
-        w = weight.to(dtype).requires_grad_()
+        w = weight.detach().to(dtype).requires_grad_()
         nn.functional.conv3d(x.to(dtype), w, padding=1).float().square().sum().backward()
         assert w.grad is not None
         gradients.append(w.grad.float())

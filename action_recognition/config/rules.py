@@ -1,0 +1,228 @@
+"""What follows between keys: names of older specs, values that follow from others, contradictions, notes."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from action_recognition.config.declare import Problem, shorten, shorten_key
+from action_recognition.config.keys import KEYS, TASKS, ModelSpec, Spec
+from action_recognition.config.placing import Placer
+
+IGNORED = (
+    "model_name",
+    "wandb",
+    "train.checkpointer",
+    "evaluate.trt_engine",
+    "inference.trt_engine",
+    "export.batch_size",
+)
+OLD_NAMES = {
+    "model_config": "model",
+    "dataset_config": "dataset",
+    "train_config": "train",
+    "train_config.epochs": "train.num_epochs",
+    "output_dir": "results_dir",
+    "key": "encryption_key",
+    "output_file": "export.onnx_file",
+    "test_dataset_dir": "evaluate.test_dataset_dir",
+    "video_eval_mode": "evaluate.video_eval_mode",
+    "inference_dataset_dir": "inference.inference_dataset_dir",
+    "video_inf_mode": "inference.video_inf_mode",
+    "dataset.augmentation_config.of_input_rgb": "dataset.augmentation_config.of_input_std",
+}
+TASK_ROOT_NAMES = ("gpu_ids", "gpu_id", "batch_size", "video_num_segments")  # belong to the task that reads them
+
+
+def translate(spelled: str, node: yaml.Node, task: str | None) -> tuple[str, yaml.Node]:
+    """Today's name of a key and its node; names that are new, or unknown, stay."""
+    is_scalar = isinstance(node, yaml.ScalarNode)
+    if spelled == "model" and is_scalar and f"{task}.checkpoint" in KEYS:
+        return f"{task}.checkpoint", node
+    if spelled == "gpu_id" and f"{task}.gpu_ids" in KEYS:
+        return f"{task}.gpu_ids", yaml.SequenceNode("tag:yaml.org,2002:seq", [node], node.start_mark, node.end_mark)
+    if spelled == "gpu_ids" and task == "export" and isinstance(node, yaml.SequenceNode) and len(node.value) == 1:
+        return "export.gpu_id", node.value[0]
+    if spelled in TASK_ROOT_NAMES and f"{task}.{spelled}" in (*KEYS, *IGNORED):
+        return f"{task}.{spelled}", node
+    if spelled in OLD_NAMES:
+        return OLD_NAMES[spelled], node
+    section, dot, rest = spelled.partition(".")
+    name = OLD_NAMES.get(section, section) + dot + rest
+    return OLD_NAMES.get(name, name), node
+
+
+# --- values that follow from others ---
+
+
+def with_sizes(spec: Spec) -> Spec:
+    """Input size and output_shape from whichever was given; both stay as they are where they differ."""
+    size = {"model.input_height": spec.model.input_height, "model.input_width": spec.model.input_width}
+    if "dataset.output_shape" in spec.origins:
+        shape = dict(zip(size, spec.dataset.output_shape, strict=True))
+        if any(name in spec.origins and size[name] != shape[name] for name in size):
+            return spec
+        size = shape
+    height, width = size.values()
+    model = replace(spec.model, input_height=height, input_width=width)
+    return replace(spec, model=model, dataset=replace(spec.dataset, output_shape=(height, width)))
+
+
+def _gpus(num_gpus: int, gpu_ids: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """TAO's rule: the larger count wins, and ids that are too few are replaced by 0..N-1."""
+    count = max(num_gpus, len(gpu_ids))
+    return count, gpu_ids if len(gpu_ids) == count else tuple(range(count))
+
+
+def with_gpus(spec: Spec) -> Spec:
+    sections = {}
+    for task in ("train", "evaluate", "inference"):
+        section = getattr(spec, task)
+        num_gpus, gpu_ids = _gpus(section.num_gpus, section.gpu_ids)
+        sections[task] = replace(section, num_gpus=num_gpus, gpu_ids=gpu_ids)
+    return replace(spec, **sections)
+
+
+def with_paths(spec: Spec) -> Spec:
+    sections = {}
+    for task in TASKS:
+        section = getattr(spec, task)
+        sections[task] = replace(section, results_dir=section.results_dir or os.path.join(spec.results_dir, task))
+    evaluate, export = sections["evaluate"], sections["export"]
+    sections["evaluate"] = replace(evaluate, test_dataset_dir=evaluate.test_dataset_dir or spec.dataset.val_dataset_dir)
+    if export.checkpoint and not export.onnx_file:
+        sections["export"] = replace(export, onnx_file=os.path.splitext(export.checkpoint)[0] + ".onnx")
+    return replace(spec, **sections)
+
+
+# --- keys that contradict each other: each check gets the resolved spec and the task, and yields its problems ---
+
+
+def _required(spec: Spec, task: str | None) -> Iterator[Problem]:
+    wanted = {
+        "train": ("dataset.train_dataset_dir",),
+        "evaluate": ("evaluate.checkpoint", "evaluate.test_dataset_dir"),
+        "inference": ("inference.checkpoint", "inference.inference_dataset_dir"),
+        "export": ("export.checkpoint",),
+    }
+    for name in wanted.get(task or "", ()):
+        if _value(spec, name) is None:
+            instead = ("dataset.val_dataset_dir",) if name == "evaluate.test_dataset_dir" else ()
+            either = " or ".join((name, *instead))
+            yield Problem(
+                name, f"{task} needs it: set {either} in the spec, or {name}=PATH on the command line", instead
+            )
+
+
+def i3d_limits(model: ModelSpec) -> Iterator[Problem]:
+    if model.backbone != "i3d":
+        return
+    if model.input_type != "3d":
+        yield Problem("model.input_type", f"i3d takes 3d only, got {model.input_type!r}", ("model.backbone",))
+    if model.imagenet_pretrained:
+        text = "there are no ImageNet weights for i3d: set it to false, or give rgb_pretrained_model_path"
+        yield Problem("model.imagenet_pretrained", text, ("model.backbone",))
+    for stream in ("rgb", "of"):
+        length = getattr(model, f"{stream}_seq_length")
+        if model.model_type in (stream, "joint") and length < 9:
+            involved = ("model.backbone", "model.model_type")
+            yield Problem(f"model.{stream}_seq_length", f"i3d needs at least 9 frames, got {length}", involved)
+
+    for name in ("model.input_height", "model.input_width"):
+        side = getattr(model, name.partition(".")[2])
+        if not 193 <= side <= 224:
+            yield Problem(name, f"i3d needs 193..224 pixels, got {side}", ("model.backbone", "dataset.output_shape"))
+
+
+def _i3d(spec: Spec, _: str | None) -> Iterator[Problem]:
+    for problem in i3d_limits(spec.model):
+        by_shape = problem.key in ("model.input_height", "model.input_width") and problem.key not in spec.origins
+        yield replace(problem, key="dataset.output_shape") if by_shape else problem
+
+
+def _sizes(spec: Spec, _: str | None) -> Iterator[Problem]:
+    height, width = spec.model.input_height, spec.model.input_width
+    if (height, width) != spec.dataset.output_shape:
+        text = f"{list(spec.dataset.output_shape)} and model.input_height x input_width {height} x {width} differ"
+        involved = ("model.input_height", "model.input_width")
+        yield Problem("dataset.output_shape", f"{text}: leave one of them out", involved)
+
+
+def _crop(spec: Spec, task: str | None) -> Iterator[Problem]:
+    augmentation, (height, width) = spec.dataset.augmentation_config, spec.dataset.output_shape
+    if augmentation.crop_smaller_edge >= max(height, width):
+        return
+    crops = []
+    if augmentation.train_crop_type == "random_crop" and task in ("train", None):
+        crops.append("train_crop_type")
+    if augmentation.val_center_crop:
+        crops.append("val_center_crop")
+    for crop in crops:
+        prefix = "dataset.augmentation_config"
+        what = "random_crop" if crop == "train_crop_type" else "val_center_crop"
+        text = f"{augmentation.crop_smaller_edge} is smaller than the {height} x {width} that {what} cuts out"
+        involved = (f"{prefix}.{crop}", "dataset.output_shape", "model.input_height", "model.input_width")
+        yield Problem(f"{prefix}.crop_smaller_edge", f"{text}: raise it to {max(height, width)} or more", involved)
+
+
+def _auto_reduce(spec: Spec, task: str | None) -> Iterator[Problem]:
+    optim = spec.train.optim
+    if optim.lr_scheduler != "AutoReduce":
+        return
+    if optim.lr_decay >= 1:
+        text = f"AutoReduce needs a factor < 1, got {optim.lr_decay}"
+        yield Problem("train.optim.lr_decay", text, ("train.optim.lr_scheduler",))
+    if task == "train" and optim.lr_monitor == "val_loss" and not spec.dataset.val_dataset_dir:
+        text = "AutoReduce watches val_loss and there is no validation data: set dataset.val_dataset_dir, "
+        involved = ("train.optim.lr_monitor", "dataset.val_dataset_dir")
+        yield Problem("train.optim.lr_scheduler", f"{text}or train.optim.lr_monitor to train_loss", involved)
+
+
+def _sync_bn(spec: Spec, _: str | None) -> Iterator[Problem]:
+    if spec.train.sync_bn and spec.train.device == "cpu":
+        text = "needs GPUs, and train.device is 'cpu': set it to false or change the device"
+        yield Problem("train.sync_bn", text, ("train.device",))
+
+
+CROSS_CHECKS: tuple[Callable[[Spec, str | None], Iterable[Problem]], ...] = (
+    _required,
+    _sizes,
+    _i3d,
+    _crop,
+    _auto_reduce,
+    _sync_bn,
+)
+
+
+# --- lines for the tool to print ---
+
+
+def naming_notes(placer: Placer) -> Iterator[str]:
+    if placer.ignored:
+        yield f"TAO keys without a meaning here are ignored: {', '.join(map(shorten_key, placer.ignored))}"
+    if placer.renamed:
+        yield f"older names were mapped: {', '.join(f'{old} -> {new}' for old, new in placer.renamed.items())}"
+
+
+def gpu_notes(given: Spec, task: str | None) -> Iterator[str]:
+    for name in ("train", "evaluate", "inference"):
+        section = getattr(given, name)
+        if task not in (name, None) or not {f"{name}.num_gpus", f"{name}.gpu_ids"} <= set(given.origins):
+            continue
+        if section.num_gpus != len(section.gpu_ids):
+            count, ids = _gpus(section.num_gpus, section.gpu_ids)
+            differ = f"{name}.num_gpus {section.num_gpus} and gpu_ids {list(section.gpu_ids)} disagree"
+            yield f"{differ}: {count} processes, gpu_ids {shorten(str(list(ids)))}"
+
+
+def monitor_notes(spec: Spec, task: str | None) -> Iterator[str]:
+    optim = spec.train.optim
+    if task in ("train", None) and optim.lr_scheduler != "AutoReduce" and optim.lr_monitor != "val_loss":
+        yield f"train.optim.lr_monitor {optim.lr_monitor} is ignored: only AutoReduce watches a loss"
+
+
+def _value(spec: Spec, name: str) -> Any:
+    section, _, rest = name.partition(".")
+    return getattr(getattr(spec, section), rest)

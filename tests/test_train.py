@@ -1,0 +1,540 @@
+"""Training runs end to end on a dataset of a few images: files, resume, what is refused and what is said."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from action_recognition import load_checkpoint
+from action_recognition.errors import CheckpointError, DataError, SpecError
+from action_recognition.tasks import train
+from action_recognition.tasks.train import Trainer, best_epoch
+from action_recognition.training.checkpoint import read_checkpoint
+from action_recognition.training.loop import NonFiniteLossError, State
+from tiny import MakeTree, RunsCode, run_evaluate, run_infer, run_train, spec_of, use_tiny_models
+
+
+@pytest.fixture
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny_models(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def tree(make_tree: MakeTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """7 videos of 3 frames, rgb and flow: 4 steps of 2 clips, the last one of 1."""
+    return make_tree(tmp_path_factory.mktemp("train") / "data", {"a": 4, "b": 3}, num_frames=3)
+
+
+def names_in(results: Path) -> list[str]:
+    return sorted(path.name for path in (results / "train").glob("*.pth"))
+
+
+def status_of(results: Path, task: str = "train") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results / task / "status.json").read_text().splitlines()]
+
+
+# --- the files of a run ---
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize(
+    ("num_epochs", "interval", "unit", "epochs"),
+    [
+        (10, 5, "epoch", ["004", "009"]),
+        (3, 2, "epoch", ["001", "002"]),
+        (2, 1, "epoch", ["000", "001"]),
+        (2, 7, "epoch", ["001"]),
+        (2, 1, "step", ["001"]),
+    ],
+)
+def test_run_leaves_a_checkpoint_every_interval_one_of_the_last_epoch_best_and_latest(
+    num_epochs: int, interval: int, unit: str, epochs: list[str], tree: Path, tmp_path: Path
+) -> None:
+    how = (f"train.checkpoint_interval={interval}", f"train.checkpoint_interval_unit={unit}")
+    run_train(tree, tmp_path, f"train.num_epochs={num_epochs}", *how)
+    numbered = [f"model_epoch_{epoch}.pth" for epoch in epochs]
+    assert names_in(tmp_path) == ["ar_model_best.pth", "ar_model_latest.pth", *numbered]
+    latest, last = (tmp_path / "train" / name for name in ("ar_model_latest.pth", numbered[-1]))
+    assert not latest.is_symlink()
+    assert latest.read_bytes() == last.read_bytes()
+    assert read_checkpoint(last)["epoch"] == num_epochs
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_writes_status_metrics_spec_and_says_each_epoch(tree: Path, tmp_path: Path) -> None:
+    history, lines = run_train(tree, tmp_path, f"dataset.val_dataset_dir={tree}", "train.num_epochs=2")
+    names = ["epoch", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "val_m_acc"]
+    assert [list(row) for row in history] == [names, names]
+    metrics = (tmp_path / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in metrics] == history
+    status = status_of(tmp_path)
+    assert [line["status"] for line in status] == ["STARTED", "RUNNING", "RUNNING", "SUCCESS"]
+    assert status[-1]["kpi"] == {name: history[-1][name] for name in names[1:]}
+    assert (tmp_path / "train" / "spec.yaml").read_text().startswith("model:\n  model_type: rgb\n")
+    assert lines[0] == "classes, from the sorted folder names: a, b"
+    assert lines[1:3] == [f"{tree}: 7 videos, 21 frames"] * 2
+    row = history[0]
+    figures = f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %; validation loss "
+    assert sum(line.startswith(f"epoch 1/2: {figures}") for line in lines) == 1
+    assert re.fullmatch(r"finished in .*; the best model is .*/train/ar_model_best\.pth", lines[-1])
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_with_validation_saves_the_best_epoch_as_best(tree: Path, tmp_path: Path) -> None:
+    history, _ = run_train(tree, tmp_path, f"dataset.val_dataset_dir={tree}", "train.num_epochs=3", "train.optim.lr=1")
+    best = best_epoch(history)
+    assert best is not None
+    assert read_checkpoint(tmp_path / "train" / "ar_model_best.pth")["epoch"] == best["epoch"] + 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        ([(50.0, 1.0), (70.0, 2.0), (60.0, 0.5)], 1),  # accuracy before loss
+        ([(70.0, 2.0), (70.0, 1.0), (70.0, 1.5)], 1),  # a tie: the lower loss
+        ([(70.0, 1.0), (70.0, 1.0)], 0),  # a tie in both: the first
+    ],
+)
+def test_best_epoch_with_validation_has_the_highest_accuracy_then_the_lowest_loss(
+    rows: list[tuple[float, float]], best: int
+) -> None:
+    history = [{"epoch": i, "train_loss": 9.0 - i, "val_acc": a, "val_loss": b} for i, (a, b) in enumerate(rows)]
+    assert best_epoch(history) is history[best]
+
+
+def test_best_epoch_without_validation_has_the_lowest_train_loss() -> None:
+    history = [{"epoch": i, "train_loss": loss} for i, loss in enumerate([0.5, 0.3, 0.4])]
+    assert best_epoch(history) is history[1]
+    assert best_epoch([]) is None
+
+
+def test_best_epoch_of_some_validated_epochs_is_one_of_them() -> None:
+    history = [{"epoch": 0, "train_loss": 0.1}, {"epoch": 1, "train_loss": 0.5, "val_acc": 10.0, "val_loss": 3.0}]
+    assert best_epoch(history) is history[1]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tree: Path, tmp_path: Path) -> None:
+    first, second, third = (
+        run_train(tree, tmp_path / str(i), "train.num_epochs=1", f"train.seed={seed}")[0]
+        for i, seed in enumerate((5, 5, 6))
+    )
+    assert first == second
+    assert first != third
+
+
+# --- going on after an interruption ---
+
+RUN = (
+    "train.num_epochs=3",
+    "dataset.batch_size=2",
+    "model.dropout_ratio=0.5",
+    "train.validation_interval=2",
+    "train.optim.lr=0.05",
+    "train.optim.lr_steps=[1]",
+)
+
+
+class Stopped(Exception):  # noqa: N818
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None:
+    """End the run once `step` steps of `epoch` are done and saved; step 0 is the end of the epoch before."""
+    step_done, epoch_done = Trainer.step_done, Trainer.epoch_done
+
+    def stop(trainer: Trainer) -> None:
+        if (trainer.state.epoch, trainer.state.step) == (epoch, step):
+            raise Stopped
+
+    def step_and_stop(self: Trainer, *args: Any) -> None:
+        step_done(self, *args)
+        stop(self)
+
+    def epoch_and_stop(self: Trainer, *args: Any) -> None:
+        epoch_done(self, *args)
+        stop(self)
+
+    monkeypatch.setattr(Trainer, "step_done", step_and_stop)
+    monkeypatch.setattr(Trainer, "epoch_done", epoch_and_stop)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, tensors and all."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def check_resumed_run_is_the_whole_run(
+    monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path, stop: tuple[int, int], *overrides: str
+) -> None:
+    how = (f"dataset.val_dataset_dir={tree}", *RUN, *overrides)
+    run_train(tree, tmp_path / "whole", *how)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, *stop)
+        run_train(tree, tmp_path / "cut", *how)
+    torch.manual_seed(99)  # what a new process would not find in place
+    run_train(tree, tmp_path / "cut", *how)
+    whole, cut = (read_checkpoint(tmp_path / name / "train" / "ar_model_latest.pth") for name in ("whole", "cut"))
+    for part in ("state_dict", "optimizer", "schedule", "rng", "history", "epoch", "step", "tally"):
+        assert same(whole[part], cut[part]), part
+    metrics = [(tmp_path / name / "train" / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert metrics[0] == metrics[1]
+    assert [json.loads(line)["epoch"] for line in metrics[1].splitlines()] == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize("stop", [(1, 0), (2, 0), (1, 3)])
+def test_run_stopped_and_resumed_from_an_epochs_checkpoint_equals_the_whole_run_bit_for_bit(
+    stop: tuple[int, int], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, stop)
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize("stop", [(0, 2), (1, 2), (1, 3), (2, 0)])
+def test_run_stopped_and_resumed_in_the_middle_of_an_epoch_equals_the_whole_run_bit_for_bit(
+    stop: tuple[int, int], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=2")
+    check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, stop, *by_step)
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("train.accumulate_steps=2", "dataset.batch_size=1", "dataset.clips_per_video=2"),
+        ("train.optim.lr_scheduler=AutoReduce", "train.optim.patience=0", "train.optim.lr_monitor=train_loss"),
+        ("train.precision=bf16", "model.model_type=joint"),
+    ],
+)
+def test_run_of_another_kind_stopped_in_the_middle_of_an_epoch_equals_the_whole_run(
+    how: tuple[str, ...], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=1")
+    check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, (1, 3), *by_step, *how)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_models")
+def test_run_with_workers_stopped_in_the_middle_of_an_epoch_equals_the_whole_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "workers_here", lambda *_: 2)
+    by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=1")
+    check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, (1, 3), *by_step)
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_stopped_in_its_first_epoch_leaves_only_latest_and_says_failure(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 0, 3)
+    with pytest.raises(Stopped):
+        run_train(tree, tmp_path, *RUN, "train.checkpoint_interval_unit=step", "train.checkpoint_interval=3")
+    assert names_in(tmp_path) == ["ar_model_latest.pth"]
+    content = read_checkpoint(tmp_path / "train" / "ar_model_latest.pth")
+    assert (content["epoch"], content["step"], content["history"]) == (0, 3, [])
+    assert [line["status"] for line in status_of(tmp_path)] == ["STARTED", "FAILURE"]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_resume_path_in_the_spec_wins_over_the_newest_file(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, *RUN)
+    first = tmp_path / "train" / "model_epoch_000.pth"
+    history, lines = run_train(tree, tmp_path, *RUN, f"train.resume_training_checkpoint_path={first}")
+    assert f"resuming from {first} at epoch 1" in lines
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_started_again_after_its_last_epoch_has_nothing_to_do(tree: Path, tmp_path: Path) -> None:
+    first, _ = run_train(tree, tmp_path, "train.num_epochs=2")
+    before = (tmp_path / "train" / "ar_model_latest.pth").stat().st_mtime_ns
+    again, lines = run_train(tree, tmp_path, "train.num_epochs=2")
+    assert lines[-1] == f"nothing to do: {tmp_path / 'train'} holds 2 finished epochs of 2"
+    assert again == first
+    assert (tmp_path / "train" / "ar_model_latest.pth").stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_resume_with_other_rate_epochs_and_workers_says_one_line_each_and_uses_them(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_train(tree, tmp_path, "train.num_epochs=1", "train.optim.lr=0.05")
+    monkeypatch.setattr(train, "workers_here", lambda *_: 0)
+    changes = ("train.num_epochs=2", "train.optim.lr=0.25", "dataset.workers=1", "evaluate.batch_size=9")
+    history, lines = run_train(tree, tmp_path, *changes)
+    assert [line for line in lines if line.startswith("changed since the checkpoint: ")] == [
+        "changed since the checkpoint: dataset.workers: 0 -> 1",
+        "changed since the checkpoint: train.num_epochs: 1 -> 2",
+        "changed since the checkpoint: train.optim.lr: 0.05 -> 0.25",
+    ]
+    assert [row["lr"] for row in history] == [0.05, 0.25]
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("model.backbone=resnet34", "model.backbone: resnet18 there, resnet34 in the spec"),
+        ("model.model_type=of", "model.model_type: rgb there, of in the spec"),
+        ("model.rgb_seq_length=3", "model.rgb_seq_length: 2 there, 3 in the spec"),
+        ("model.num_fc=7", "model.num_fc: 64 there, 7 in the spec"),
+        ("dataset.label_map={b: 0, a: 1}", "classes: a, b there, b, a in the spec"),
+        ("dataset.label_map={a: 0, b: 1, c: 2}", "classes: a, b there, a, b, c in the spec"),
+    ],
+)
+def test_resume_with_another_model_is_refused_naming_both_values(
+    change: str, line: str, tree: Path, tmp_path: Path
+) -> None:
+    run_train(tree, tmp_path, "train.num_epochs=1")
+    with pytest.raises(
+        CheckpointError,
+        match=r"ar_model_latest\.pth: is of another model than the spec describes; use its values, or another "
+        rf"train\.results_dir to start anew:\n  {re.escape(line)}$",
+    ):
+        run_train(tree, tmp_path, "train.num_epochs=2", change)
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize("change", ["dataset.batch_size=3", "train.seed=77", "train.seed=-1"])
+def test_resume_in_the_middle_of_an_epoch_with_other_batches_starts_the_epoch_over(
+    change: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = (*RUN, "train.checkpoint_interval_unit=step", "train.checkpoint_interval=2")
+    how = (*how, change) if change == "train.seed=-1" else how  # equal in the spec, another order at each start
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 1, 2)
+        run_train(tree, tmp_path, *how)
+    history, lines = run_train(tree, tmp_path, *how, change)
+    assert "the batches have changed since the checkpoint: epoch 1 starts over" in lines
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+
+
+# --- files that can't be used ---
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_resume_from_a_damaged_latest_stops_and_names_the_one_before_it(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, "train.num_epochs=2")
+    (tmp_path / "train" / "ar_model_latest.pth").unlink()
+    (tmp_path / "train" / "ar_model_latest.pth").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"\nto go on without it, use .*_path=.*model_epoch_001\.pth$"):
+        run_train(tree, tmp_path, "train.num_epochs=3")
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize("missing", ["optimizer", "history", "rng", "schedule", "state_dict"])
+def test_resume_from_a_checkpoint_without_a_part_is_an_error_that_names_the_file(
+    missing: str, tree: Path, tmp_path: Path
+) -> None:
+    run_train(tree, tmp_path, "train.num_epochs=1")
+    latest = tmp_path / "train" / "ar_model_latest.pth"
+    content = read_checkpoint(latest)
+    del content[missing]
+    latest.unlink()
+    torch.save(content, latest)
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(latest))}: "):
+        run_train(tree, tmp_path, "train.num_epochs=2")
+
+
+def malicious(path: Path, tmp_path: Path) -> Path:
+    torch.save({"format": 1, "state_dict": {"w": torch.zeros(1)}, "extra": RunsCode(tmp_path / "ran")}, path)
+    return path
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize("way", ["resume path", "latest", "pretrained", "evaluate", "inference", "load_checkpoint"])
+def test_checkpoint_with_code_inside_is_refused_whichever_way_it_comes(way: str, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    file = malicious(tmp_path / "train" / "ar_model_latest.pth" if way == "latest" else tmp_path / "evil.pth", tmp_path)
+    load: dict[str, Callable[[], object]] = {
+        "resume path": lambda: run_train(tree, tmp_path, f"train.resume_training_checkpoint_path={file}"),
+        "latest": lambda: run_train(tree, tmp_path),
+        "pretrained": lambda: run_train(tree, tmp_path, f"model.rgb_pretrained_model_path={file}"),
+        "evaluate": lambda: run_evaluate(file, tree, tmp_path),
+        "inference": lambda: run_infer(file, tree / "a", tmp_path),
+        "load_checkpoint": lambda: load_checkpoint(file),
+    }
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(file))}: asks to run code while loading: refused"):
+        load[way]()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_whose_checkpoint_cannot_be_written_ends_with_failure_and_keeps_the_one_before(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_train(tree, tmp_path, "train.num_epochs=1")
+    before = names_in(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("action_recognition.training.checkpoint.torch.save", full)
+    with pytest.raises(CheckpointError, match=r"model_epoch_001\.pth: the checkpoint can't be written: .*No space left"):
+        run_train(tree, tmp_path, "train.num_epochs=2")
+    assert names_in(tmp_path) == before
+    assert read_checkpoint(tmp_path / "train" / "ar_model_latest.pth")["epoch"] == 1
+    assert status_of(tmp_path)[-1]["status"] == "FAILURE"
+
+
+# --- data ---
+
+
+@pytest.fixture
+def twenty(make_tree: MakeTree, tmp_path: Path) -> Path:
+    """20 videos of 2 frames: one of them may be bad."""
+    return make_tree(tmp_path / "data", {"a": 10, "b": 10}, num_frames=2, modalities=("rgb",))
+
+
+def spoil(root: Path, video_id: int) -> Path:
+    """Cut an image short."""
+    (image,) = root.glob(f"*/video_{video_id:03d}/rgb/000001.png")
+    image.write_bytes(image.read_bytes()[:40])
+    return image
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_training_on_a_corrupt_image_stops_and_names_it(twenty: Path, tmp_path: Path) -> None:
+    image = spoil(twenty, 3)
+    with pytest.raises(
+        DataError, match=rf"^{re.escape(str(image))}: the image can't be read .*\nmend or remove the video .*video_003"
+    ):
+        run_train(twenty, tmp_path)
+    assert status_of(tmp_path)[-1]["message"].startswith(f"{image}: the image can't be read")
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_training_that_skips_bad_videos_counts_them_and_trains_on_the_others(twenty: Path, tmp_path: Path) -> None:
+    image = spoil(twenty, 3)
+    how = ("dataset.on_bad_video=skip", "train.num_epochs=2", "dataset.batch_size=1")
+    _, lines = run_train(twenty, tmp_path, *how)
+    skipped = [line for line in lines if "skipped" in line]
+    assert skipped[0].startswith(f"skipped {image.parent.parent}: {image}: the image can't be read")
+    assert skipped[1:] == ["1 of 20 videos skipped"]
+    assert status_of(tmp_path)[-1]["status"] == "SUCCESS"
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_training_that_skips_more_than_5_percent_stops(twenty: Path, tmp_path: Path) -> None:
+    spoil(twenty, 3)
+    spoil(twenty, 11)
+    with pytest.raises(DataError, match=r"2 of 20"):
+        run_train(twenty, tmp_path, "dataset.on_bad_video=skip")
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_validation_on_a_corrupt_image_stops_and_names_it(make_tree: MakeTree, twenty: Path, tmp_path: Path) -> None:
+    val = make_tree(tmp_path / "val", {"a": 1, "b": 1}, num_frames=2, modalities=("rgb",))
+    image = spoil(val, 1)
+    with pytest.raises(DataError, match=rf"^{re.escape(str(image))}: the image can't be read"):
+        run_train(twenty, tmp_path, f"dataset.val_dataset_dir={val}")
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_validation_data_without_a_class_is_said_in_one_line(
+    make_tree: MakeTree, tree: Path, tmp_path: Path
+) -> None:
+    val = make_tree(tmp_path / "val", {"b": 2}, num_frames=3)
+    _, lines = run_train(tree, tmp_path, f"dataset.val_dataset_dir={val}", "train.num_epochs=1")
+    assert [line for line in lines if "no folder" in line] == [f"{val}: no folder for 1 of 2 classes: a"]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_loss_that_is_not_finite_ends_the_run_and_names_its_videos(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"^epoch 0, batch \d: the loss is (nan|inf)\..*/[ab]/video_00\d"):
+        run_train(tree, tmp_path, "train.optim.lr=1e38", "dataset.batch_size=2")
+    assert names_in(tmp_path) == []
+    assert status_of(tmp_path)[-1]["message"].startswith("epoch 0, batch ")
+
+
+# --- streams, settings, real networks ---
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize("model_type", ["of", "joint"])
+def test_training_and_validation_of_flow_and_of_both_streams_run(model_type: str, tree: Path, tmp_path: Path) -> None:
+    how = (f"model.model_type={model_type}", f"dataset.val_dataset_dir={tree}", "train.num_epochs=1")
+    history, _ = run_train(tree, tmp_path, *how)
+    assert history[0]["val_loss"] > 0
+    results, _ = run_evaluate(tmp_path / "train" / "ar_model_latest.pth", tree, tmp_path)
+    assert results["loss"] == pytest.approx(history[0]["val_loss"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_num_nodes_without_torchrun_is_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"^command line: train\.num_nodes is 2 machines, but this is 1: start each with torchrun; make"
+    ):
+        run_train(tree, tmp_path, "train.num_nodes=2")
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_gpu_ids_on_a_cpu_are_ignored_with_one_line(tree: Path, tmp_path: Path) -> None:
+    _, lines = run_train(tree, tmp_path, "train.gpu_ids=[0]", "train.num_epochs=1")
+    assert [line for line in lines if line.startswith("train.gpu_ids")] == ["train.gpu_ids is ignored: running on cpu"]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_fp16_on_a_cpu_is_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"^train\.precision: fp16 needs a GPU; use fp32 or bf16 on a CPU$"):
+        run_train(tree, tmp_path, "train.precision=fp16")
+
+
+def test_world_size_of_a_scheduler_without_a_rank_is_not_taken_for_torchruns(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_models(monkeypatch)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    _, lines = run_train(tree, tmp_path, "train.num_epochs=1")
+    assert not [line for line in lines if "torchrun" in line]
+    assert read_checkpoint(tmp_path / "train" / "ar_model_latest.pth")["tally"] == [
+        {"loss": 0.0, "correct": 0, "clips": 0}
+    ]
+
+
+def test_real_2d_resnet18_trains_resumes_evaluates_and_infers(make_tree: MakeTree, tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "data", {"walk": 2, "fall": 2}, num_frames=2, modalities=("rgb",))
+    how = ("dataset.output_shape=[32, 32]", "dataset.augmentation_config.crop_smaller_edge=36", "dataset.batch_size=4")
+    run_train(root, tmp_path, *how, "train.num_epochs=1")
+    history, lines = run_train(root, tmp_path, *how, "train.num_epochs=2", f"dataset.val_dataset_dir={root}")
+    assert [row["epoch"] for row in history] == [0, 1]
+    assert "model: 2d resnet18 for rgb, 2 classes, 11,186,946 parameters, on cpu" in lines
+    checkpoint = tmp_path / "train" / "ar_model_latest.pth"
+    results, _ = run_evaluate(checkpoint, root, tmp_path)
+    assert (results["videos"], results["loss"]) == (4, pytest.approx(history[1]["val_loss"], rel=1e-5))
+    rows, _ = run_infer(checkpoint, root / "walk", tmp_path)
+    assert [os.path.basename(row["path"]) for row in rows] == ["video_002", "video_003"]
+    model, contract = load_checkpoint(checkpoint)
+    assert (contract.class_names, model.training) == (("fall", "walk"), False)
+
+
+@pytest.mark.slow
+def test_real_joint_2d_resnet18_trains_and_validates(make_tree: MakeTree, tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "data", {"walk": 2, "fall": 2}, num_frames=3)
+    how = ("dataset.output_shape=[32, 32]", "dataset.augmentation_config.crop_smaller_edge=36", "dataset.batch_size=4")
+    joint = ("model.model_type=joint", "train.num_epochs=1", f"dataset.val_dataset_dir={root}")
+    history, _ = run_train(root, tmp_path, *how, *joint)
+    assert history[0]["val_loss"] > 0
+
+
+def test_state_of_a_new_run_is_the_first_step_of_the_first_epoch() -> None:
+    assert (State().epoch, State().step, State().history) == (0, 0, [])
+
+
+def test_spec_of_a_training_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"dataset\.train_dataset_dir: train needs it"):
+        spec_of("train", tmp_path)
