@@ -24,7 +24,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
     content = read_checkpoint(path)
     model_spec, contract = description(content, path)
     model = build_model(model_spec, len(contract.class_names))
-    load_state(model, content.get("state_dict"), str(path))
+    load_state(model, content.get("state_dict", {}), str(path))
     return model.to(device).eval(), contract
 
 

@@ -38,8 +38,8 @@ def write_tree(
     """root/<class>/video_<id>/{rgb,u,v}/000000.png ... of `classes`, {name: number of videos}, by default {a: 3, b: 3}.
 
     Video ids count up over the sorted classes, so they are an Index's, too. Every image has one colour: rgb (video id,
-    frame id, class id), u the frame id, v 100 + video id; exact in png only. Of N rgb frames there are N - 1 in u and v.
-    `num_frames` may be one number a video, `first` is the number in the name of the first file.
+    frame id, class id), u the frame id, v 100 + video id; exact in png only. With N images in rgb, u and v hold N - 1.
+    `num_frames` may be one number a video; `first` is the number in the name of the first file.
     """
     counts = dict(sorted((classes or {"a": 3, "b": 3}).items()))
     labels = [label for label, count in enumerate(counts.values()) for _ in range(count)]

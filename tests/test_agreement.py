@@ -151,7 +151,8 @@ def test_check_agreement_with_a_centre_crop_holds_the_short_side_too() -> None:
     with pytest.raises(SpecError, match="crop_smaller_edge is 256, the checkpoint's is 300"):
         check(
             *("dataset.augmentation_config.val_center_crop=true", "dataset.augmentation_config.crop_smaller_edge=256"),
-            **{"center_crop": True, "smaller_edge": 300},
+            center_crop=True,
+            smaller_edge=300,
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: names, what is found again, what happens when a write or a read fails. Runs are in test_train.py."""
+"""Checkpoint files: names, which one is found again, writes and reads that fail. Whole runs are in test_train.py."""
 
 import errno
 import os
@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
+from tiny import RunsCode
 
 from action_recognition.errors import CheckpointError
 from action_recognition.training import checkpoint as files
@@ -23,7 +24,6 @@ from action_recognition.training.checkpoint import (
     restore_rng,
     rng_state,
 )
-from tiny import RunsCode
 
 CPU = torch.device("cpu")
 
@@ -122,7 +122,9 @@ def test_save_cut_off_by_the_system_leaves_no_file_behind(tmp_path: Path) -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"model_epoch_000\.pth: the checkpoint can't be written: .*needs 1 MiB"):
+        with pytest.raises(
+            CheckpointError, match=r"model_epoch_000\.pth: the checkpoint can't be written: .*needs 1 MiB"
+        ):
             CheckpointManager(tmp_path).save(content(size=2**18), ["model_epoch_000.pth", "ar_model_latest.pth"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

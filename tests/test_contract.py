@@ -93,5 +93,5 @@ def test_contract_from_plain_refuses_streams_of_another_model_type() -> None:
 
 
 def test_contract_from_plain_refuses_what_is_no_mapping() -> None:
-    with pytest.raises(ValueError, match="contract: must be a mapping with model_type, .*, got NoneType"):
+    with pytest.raises(ValueError, match=r"contract: must be a mapping with model_type, .*, got NoneType"):
         contract_from_plain(None)

@@ -1,4 +1,4 @@
-"""Videos to clips: the right frames, one random choice a clip for all streams, and the same clip wherever it is read."""
+"""Videos to clips: the right frames, one draw a clip for all streams, and the same clip wherever it is read."""
 
 import builtins
 import os
@@ -22,7 +22,9 @@ CPU = torch.device("cpu")
 
 
 def contract(lengths: dict[str, int], input_type: str = "2d", rate: int = 1, size: int = 8) -> Contract:
-    streams = {m: Stream(t, (0.5,) * (3 if m == "rgb" else 2), (0.5,) * (3 if m == "rgb" else 2)) for m, t in lengths.items()}
+    streams = {
+        m: Stream(t, (0.5,) * (3 if m == "rgb" else 2), (0.5,) * (3 if m == "rgb" else 2)) for m, t in lengths.items()
+    }
     model_type = "joint" if len(lengths) == 2 else next(iter(lengths))
     return Contract(
         model_type, input_type, streams, size, size, False, size, "consecutive", rate, "max_rad", ("a", "b")
@@ -187,7 +189,11 @@ def test_evaluation_windows_of_the_centre_are_the_middle_frames(index: Index) ->
 def test_evaluation_windows_of_conv_are_spread_over_the_video(index: Index) -> None:
     sample = EvaluationWindows(index.videos, contract({"rgb": 4}), "conv", 3)[0]
     assert sample.clips["rgb"].shape == (3, 4, 8, 8, 3)
-    assert sample.clips["rgb"][:, :, 0, 0, 1].tolist() == [[1, 2, 3, 4], [4, 5, 6, 7], [6, 7, 8, 9]]  # 8 starts of 11 - 4 + 1
+    assert sample.clips["rgb"][:, :, 0, 0, 1].tolist() == [
+        [1, 2, 3, 4],
+        [4, 5, 6, 7],
+        [6, 7, 8, 9],
+    ]  # 8 starts of 11 - 4 + 1
 
 
 @pytest.mark.parametrize(("input_type", "shape"), [("2d", (3, 4, 8, 8, 3)), ("3d", (1, 12, 8, 8, 3))])

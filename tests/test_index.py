@@ -46,7 +46,7 @@ def rgb_of(root: Path, class_names: tuple[str, ...] = ("a",), on_bad_video: str 
         (["000000.jpg", "000000.png", "000001.png"], "000000.jpg", False),  # two kinds
         (["1.png", "10.png", "2.png"], "1.png", False),
         (["a.png", "b.png"], "a.png", False),
-        (["٠.png", "١.png"], "٠.png", False),  # digits, but not those that format() writes
+        (["\u0660.png", "\u0661.png"], "\u0660.png", False),  # digits, but not those that format() writes
     ],
 )
 def test_frame_files_give_back_every_name_in_text_order(names: list[str], first_name: str, pattern: bool) -> None:
@@ -232,7 +232,9 @@ def test_index_with_skip_leaves_out_up_to_5_percent(
 
 def test_stop_if_too_many_lists_the_first_ten() -> None:
     skipped = [(f"/v{i}", "is bad") for i in range(12)]
-    with pytest.raises(DataError, match=r"12 of 100 videos .*\n  /v0: is bad\n(  .*\n){8}  /v9: is bad\n  \.\.\. and 2 more$"):
+    with pytest.raises(
+        DataError, match=r"12 of 100 videos .*\n  /v0: is bad\n(  .*\n){8}  /v9: is bad\n  \.\.\. and 2 more$"
+    ):
         stop_if_too_many(skipped, 100)
 
 
@@ -261,3 +263,9 @@ def test_index_refuses_an_empty_or_missing_root(tmp_path: Path) -> None:
 def test_video_counts_the_frames_of_its_shortest_stream() -> None:
     files = {"rgb": FrameFiles(9), "u": FrameFiles(7), "v": FrameFiles(7)}
     assert Video("x", 0, files).num_frames == 7
+
+
+def test_index_videos_of_a_folder_of_classes_asks_for_the_level(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "data", {"a": 1, "b": 1}, modalities=("rgb",))
+    with pytest.raises(DataError, match="none of the 2 videos has rgb folders; is this the right level"):
+        index_videos(root, ["a", "b"], ["rgb"], "skip")

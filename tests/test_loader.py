@@ -85,7 +85,7 @@ def test_plan_covers_every_clip_once_over_all_processes(shape: tuple[int, int, i
 def test_plan_weights_make_the_mean_over_processes_the_mean_over_the_step_s_clips(
     shape: tuple[int, int, int, int],
 ) -> None:
-    *_, accumulate, world = shape
+    accumulate = shape[2]
     losses = np.random.default_rng(0).random(shape[0])
     batches = [list(plan) for plan in plans(*shape)]
     for i, step in enumerate(steps_of(batches, accumulate)):
@@ -231,7 +231,17 @@ def sample_of(video_id: int, num_windows: int, clip_len: int = 2, problem: str =
 def test_window_batches_of_any_size_hold_the_same_windows(batch_size: int) -> None:
     samples = [sample_of(0, 3), sample_of(1, 1), sample_of(2, 4), sample_of(3, 1)]
     batches = list(window_batches(samples, batch_size))
-    assert [fill for b in batches for fill in b.inputs["rgb"][:, 0, 0, 0, 0].tolist()] == [0, 1, 2, 10, 20, 21, 22, 23, 30]
+    assert [fill for b in batches for fill in b.inputs["rgb"][:, 0, 0, 0, 0].tolist()] == [
+        0,
+        1,
+        2,
+        10,
+        20,
+        21,
+        22,
+        23,
+        30,
+    ]
     assert [i for b in batches for i in b.video_ids] == [0, 0, 0, 1, 2, 2, 2, 2, 3]
     assert [label for b in batches for label in b.labels.tolist()] == [0, 0, 0, 1, 0, 0, 0, 0, 1]
     assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)

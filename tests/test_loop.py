@@ -47,9 +47,7 @@ def run_of(model: nn.Module, clip_grad_norm: float = 0.0, **optim: float) -> Run
     return Run(model, optimizer, schedule, FP32.scaler(), FP32, as_float64, CPU, clip_grad_norm)
 
 
-def batch_of(
-    inputs: Sequence[Sequence[float]], labels: Sequence[int], weights: Sequence[float] | None = None
-) -> Batch:
+def batch_of(inputs: Sequence[Sequence[float]], labels: Sequence[int], weights: Sequence[float] | None = None) -> Batch:
     """A batch of the mean loss unless weights are given; its videos are v0, v1, ..."""
     shares = [1 / len(labels)] * len(labels) if weights is None else weights
     names = [f"v{i}" for i in range(len(labels))]
@@ -122,7 +120,7 @@ def test_clip_grad_norm_scales_the_gradient_to_the_bound_where_it_is_longer(boun
 
 
 def test_clip_of_weight_0_counts_for_nothing() -> None:
-    inputs, labels = [[1.0, 2.0], [5.0, 1.0]], [0, 1]
+    inputs, labels = [[1.0, 2.0], [5.0, 1.0]], [0, 0]  # the second one would be right
     model, alone = linear(), linear()
     state, _ = train_on(run_of(model), [batch_of(inputs, labels, [1.0, 0.0])])
     expected, _ = train_on(run_of(alone), [batch_of(inputs[:1], labels[:1])])
@@ -149,7 +147,9 @@ def test_train_acc_counts_right_clips_of_all_batches() -> None:
 # --- accumulation ---
 
 
-def steps_by_plan(num_clips: int, batch_size: int, accumulate_steps: int) -> tuple[Tensor, list[tuple[int, int, float]]]:
+def steps_by_plan(
+    num_clips: int, batch_size: int, accumulate_steps: int
+) -> tuple[Tensor, list[tuple[int, int, float]]]:
     """The weights after an epoch over fixed random clips with momentum, and the steps seen."""
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(num_clips, 2)), rng.integers(2, size=num_clips)
@@ -187,8 +187,8 @@ def test_loss_that_is_not_finite_stops_before_the_weights_are_touched_and_names_
     run = run_of(model, momentum=0.9)
     with pytest.raises(
         NonFiniteLossError,
-        match=r"^epoch 3, batch 5: the loss is nan\. Lower train\.optim\.lr, set train\.clip_grad_norm \(1\.0 is usual\) "
-        r"or train\.precision=fp32\. The videos: v0, v1$",
+        match=r"^epoch 3, batch 5: the loss is nan\. Lower train\.optim\.lr, set train\.clip_grad_norm \(1\.0 is "
+        r"usual\) or train\.precision=fp32\. The videos: v0, v1$",
     ):
         train_one_epoch(run, state, FixedPlan(2, accumulate_steps=2), batches, Seen())
     torch.testing.assert_close(model.weight.data, EYE, rtol=0, atol=0)

@@ -66,9 +66,7 @@ def test_auto_reduce_on_a_plateau_waits_for_its_patience_and_stops_at_min_lr() -
 
 
 @pytest.mark.parametrize(("patience", "lowered_after"), [(0, 1), (1, 2), (3, 4)])
-def test_auto_reduce_without_progress_lowers_after_more_than_patience_epochs(
-    patience: int, lowered_after: int
-) -> None:
+def test_auto_reduce_without_progress_lowers_after_more_than_patience_epochs(patience: int, lowered_after: int) -> None:
     schedule = schedule_of(replace(AUTO_REDUCE, patience=patience))
     rates = learning_rates(schedule, [{"val_loss": 1.0}] * 6)
     assert rates.index(0.5) == lowered_after

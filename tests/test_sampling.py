@@ -20,7 +20,9 @@ def ids_of(windows: np.ndarray) -> list[list[int]]:
 
 
 def test_consecutive_ids_of_the_centre_are_the_reference_s() -> None:
-    ours = [[n, t, rate, ids_of(sampling.consecutive_ids(n, t, rate))] for n, t, rate, _ in GOLDEN["center_consecutive"]]
+    ours = [
+        [n, t, rate, ids_of(sampling.consecutive_ids(n, t, rate))] for n, t, rate, _ in GOLDEN["center_consecutive"]
+    ]
     assert len(ours) == 117
     assert ours == GOLDEN["center_consecutive"]
 
@@ -111,9 +113,7 @@ def test_window_ids_of_10_frames_in_every_mode(strategy, mode, whole_clip, expec
 
 
 def test_window_ids_of_joint_conv_take_the_shorter_stream_at_even_places_of_the_longer() -> None:
-    ids = sampling.window_ids(
-        20, {"rgb": 3, "of": 10}, strategy="consecutive", rate=1, mode="conv", num_segments=2
-    )
+    ids = sampling.window_ids(20, {"rgb": 3, "of": 10}, strategy="consecutive", rate=1, mode="conv", num_segments=2)
     # 11 starts in 2 parts of 5.5: 2 and 8; 3 places in 10, 3.33 apart: 1, 5, 8
     assert ids_of(ids["of"]) == [list(range(2, 12)), list(range(8, 18))]
     assert ids_of(ids["rgb"]) == [[3, 7, 10], [9, 13, 16]]
@@ -210,7 +210,9 @@ def test_training_ids_of_random_interval_joint_clips_take_one_random_position_in
 
 def test_training_ids_of_one_seed_are_the_same_and_of_another_not() -> None:
     def draw(seed: int) -> list[int]:
-        return sampling.training_ids(1000, {"rgb": 8}, "random_interval", 1, np.random.default_rng(seed))["rgb"].tolist()
+        return sampling.training_ids(1000, {"rgb": 8}, "random_interval", 1, np.random.default_rng(seed))[
+            "rgb"
+        ].tolist()
 
     assert draw(3) == draw(3)
     assert draw(3) != draw(4)

@@ -65,7 +65,8 @@ def test_fit_clip_and_to_input_are_the_reference_s_to_one_grey_level(name: str) 
         ((240, 320), 256, (256, 341)),
         ((100, 100), 8, (8, 8)),
         ((1, 1), 8, (8, 8)),
-        ((3, 2), 3, (4, 3)),
+        ((200, 120), 256, (426, 256)),  # 426.7
+        ((120, 200), 256, (256, 426)),
     ],
 )
 def test_short_side_to_truncates_the_longer_side(size, edge, expected) -> None:

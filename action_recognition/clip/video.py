@@ -45,7 +45,8 @@ def read_video(path: str | Path, damage: Damage) -> Iterator[np.ndarray]:
                     rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
                     yield upright(rgb, frame.rotation)
     except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: can't be opened as a video ({error})") from error
+        how_far = f"read on after frame {num_frames}" if num_frames else "opened as a video"
+        raise DataError(f"{path}: can't be {how_far} ({error})") from error
     if not num_frames:
         raise DataError(f"{path}: no frame can be decoded ({damage.packets_skipped} damaged packets)")
 

@@ -45,7 +45,8 @@ def check_agreement(spec: Spec, contract: Contract, trained_as: Mapping[str, Any
     `trained_as` is the plain model section that the checkpoint was trained with.
     """
     wanted, problems = contract_of(spec, contract.class_names), []
-    stored = {**_contract_keys(contract), **{f"model.{k}": trained_as[k] for k in ("backbone", "num_fc")}}
+    network = ("backbone", "num_fc") if contract.model_type == "joint" else ("backbone",)
+    stored = {**_contract_keys(contract), **{f"model.{key}": trained_as[key] for key in network}}
     given = {**_contract_keys(wanted), "model.backbone": spec.model.backbone, "model.num_fc": spec.model.num_fc}
     for key, value in stored.items():
         if key in spec.origins and key in given and given[key] != value:

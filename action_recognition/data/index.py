@@ -158,6 +158,13 @@ def _index(
             index.skipped.append((path, reason))
         else:
             index.videos.append(Video(path, label, files))
+    if (
+        len(candidates) > 1
+        and all(reason.startswith("has no folder") for _, reason in index.skipped)
+        and not index.videos
+    ):
+        wanted = ", ".join(folder for modality in modalities for folder in FOLDERS[modality])
+        raise DataError(f"{root}: none of the {len(candidates)} videos has {wanted} folders; is this the right level?")
     if index.skipped and on_bad_video != "skip":
         raise DataError(
             f"{root}: {len(index.skipped)} of {len(candidates)} videos can't be used (dataset.on_bad_video=skip leaves "

@@ -47,8 +47,8 @@ class Recognizer:
     def __call__(self, *videos: np.ndarray) -> list[tuple[str, float]]:
         """The classes and their probabilities, best first, for the middle clip of a video of any length.
 
-        One array for each modality: rgb uint8 (T, H, W, 3); flow images u, v uint8 (T, H, W, 2); joint: both, where T
-        may differ by one. A video shorter than the clip is looped. ValueError for other shapes or types.
+        One array for each modality: rgb uint8 (T, H, W, 3); flow images u, v uint8 (T, H, W, 2); joint: both, and the
+        shorter one's T counts. A video shorter than the clip is looped. ValueError for other shapes or types.
         """
         frames = self._checked(videos)
         num_frames = min(map(len, frames.values()))

@@ -12,12 +12,11 @@ from action_recognition.files import write_text
 from action_recognition.tasks.scoring import (
     Windowing,
     load_trained,
-    make_results_folder,
     prediction_table,
     score_videos,
     write_csv,
 )
-from action_recognition.tasks.setting import Say, opening_lines
+from action_recognition.tasks.setting import Say, make_results_folder, opening_lines
 from action_recognition.training.distributed import Process, connected, from_first
 from action_recognition.training.metrics import (
     VideoScores,

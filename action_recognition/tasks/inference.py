@@ -7,13 +7,13 @@ from action_recognition.data.index import Index, index_videos
 from action_recognition.tasks.scoring import (
     Windowing,
     load_trained,
-    make_results_folder,
     prediction_table,
+    printable,
     score_videos,
     write_csv,
     write_json_lines,
 )
-from action_recognition.tasks.setting import Say, opening_lines
+from action_recognition.tasks.setting import Say, make_results_folder, opening_lines
 from action_recognition.training.distributed import Process, connected, from_first
 from action_recognition.training.metrics import VideoScores
 from action_recognition.training.report import StatusFile
@@ -68,7 +68,7 @@ def documented_lines(index: Index, scores: VideoScores) -> list[str]:
     lines = []
     for video_id, windows in zip(scores.video_ids, scores.windows, strict=True):
         labels = ", ".join(index.class_names[best] for best in windows.argmax(axis=1))
-        lines.append(f"{index.videos[video_id].path} [{labels}]")
+        lines.append(f"{printable(index.videos[video_id].path)} [{labels}]")
     return lines
 
 

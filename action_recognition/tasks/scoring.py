@@ -52,7 +52,7 @@ def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: 
     model_spec, contract = description(content, path)
     check_agreement(spec, contract, to_plain(model_spec), path)
     model = build_model(model_spec, len(contract.class_names))
-    load_state(model, content.get("state_dict"), path)
+    load_state(model, content.get("state_dict", {}), path)
     say(f"{path}: {_summary(model_spec, contract)}, after epoch {content['epoch']}")
     return Trained(model.eval(), contract)
 
@@ -154,18 +154,13 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
 
 
-def make_results_folder(folder: str | None, key: str) -> Path:
-    """The folder, made if need be. SpecError naming `key` where it can't be."""
-    path = Path(str(folder))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(f"{key}: {path} can't be made ({error.strerror}); set {key}=FOLDER") from error
-    return path
+def printable(path: str) -> str:
+    """The path with what is not UTF-8 in it escaped: names on disk may be any bytes, a terminal and a file not."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _harmless(value: Any) -> Any:
     if isinstance(value, str):
-        value = os.fsencode(value).decode("utf-8", "backslashreplace")  # names on disk need not be UTF-8
+        value = printable(value)
         return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
     return value

@@ -3,6 +3,7 @@
 import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -35,6 +36,16 @@ def opening_lines(spec: Spec, task: str, process: Process) -> Iterator[str]:
             f"{spec.origins[f'{task}.num_nodes']}: {task}.num_nodes is {section.num_nodes} machines, but {started}; "
             "make them equal or leave the key out"
         )
+
+
+def make_results_folder(folder: str | None, key: str) -> Path:
+    """The folder, made if need be. SpecError naming `key` where it can't be."""
+    path = Path(str(folder))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{key}: {path} can't be made ({error.strerror}); set {key}=FOLDER") from error
+    return path
 
 
 def seed_everything(seed: int, rank: int) -> int:

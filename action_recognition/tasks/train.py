@@ -32,6 +32,7 @@ from action_recognition.models.weights import load_pretrained, load_state
 from action_recognition.tasks.setting import (
     Readable,
     Say,
+    make_results_folder,
     opening_lines,
     seed_everything,
     trainable_precision,
@@ -69,6 +70,7 @@ class Trainer:
         self.spec, self.process, self.say = spec, process, say
         for line in opening_lines(spec, "train", process):
             say(line)
+        self.folder = make_results_folder(spec.train.results_dir, "train.results_dir")
         self.seed = seed_everything(spec.train.seed, process.rank)
         indices: list[Index] = from_first(self._list_videos() if process.is_first else None)
         self.index = indices[0]
@@ -77,7 +79,6 @@ class Trainer:
         self.bare_model = self._build_model()
         self.plan, self.run = self._make_plan(), self._make_run()
         self.state = State()
-        self.folder = Path(str(spec.train.results_dir))
         self.manager = files.CheckpointManager(self.folder)
         self.status = StatusFile(self.folder, process.is_first)
 
@@ -295,14 +296,13 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the checkpoint the spec names, else from the newest in the results folder, else start anew."""
-        self._make_folder()
         given = self.spec.train.resume_training_checkpoint_path
         path = from_first(Path(given) if given else self.manager.latest())
         if path is None:
             return
         content = self.manager.read(path)
         self._check_resumable(content, path)
-        load_state(self.bare_model, content.get("state_dict"), str(path))
+        load_state(self.bare_model, content.get("state_dict", {}), str(path))
         try:
             self._restore(content)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -310,19 +310,11 @@ class Trainer:
         where = f"epoch {self.state.epoch}" + (f", step {self.state.step}" if self.state.step else "")
         self.say(f"resuming from {path} at {where}")
 
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SpecError(
-                f"train.results_dir: {self.folder} can't be made ({error.strerror}); set results_dir"
-            ) from error
-
     def _check_resumable(self, content: dict[str, Any], path: Path) -> None:
         """CheckpointError where the checkpoint is of another model than the spec; a line for each other change."""
         _, contract = description(content, path)
         changed = files.differences(content["spec"], to_plain(self.spec))
-        fixed = {key: changed[key] for key in files.FIXED_KEYS if key in changed}
+        fixed = {key: changed[key] for key in files.FIXED_KEYS[contract.model_type] if key in changed}
         if contract.class_names != self.contract.class_names:
             fixed["classes"] = (", ".join(contract.class_names), ", ".join(self.contract.class_names))
         if fixed:
@@ -362,7 +354,7 @@ class Trainer:
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first epoch of highest validation accuracy (at a tie, lowest loss); without validation, of lowest train loss."""
+    """The first epoch of highest validation accuracy (at a tie, lowest loss); else of lowest training loss."""
     validated = [row for row in history if "val_acc" in row]
     if validated:
         return max(validated, key=lambda row: (row["val_acc"], -row["val_loss"]))

@@ -22,15 +22,13 @@ LATEST, BEST = "ar_model_latest.pth", "ar_model_best.pth"
 FORMAT = 1
 _EPOCH_FILE = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth")
 
-# What a resumed run may not change. Everything else is taken from the spec, with a line that says so.
-FIXED_KEYS = (
-    "model.model_type",
-    "model.backbone",
-    "model.input_type",
-    "model.num_fc",
-    "model.rgb_seq_length",
-    "model.of_seq_length",
-)
+# What a resumed run may not change, by model type. Everything else is taken from the spec, with a line that says so.
+_NETWORK = ("model.model_type", "model.backbone", "model.input_type")
+FIXED_KEYS = {
+    "rgb": (*_NETWORK, "model.rgb_seq_length"),
+    "of": (*_NETWORK, "model.of_seq_length"),
+    "joint": (*_NETWORK, "model.rgb_seq_length", "model.of_seq_length", "model.num_fc"),
+}
 
 
 class CheckpointManager:

@@ -5,6 +5,7 @@ launcher. Alone, every function here is a no-op or answers for one process.
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from action_recognition.errors import SpecError
+from action_recognition.errors import SpecError, UserError
+
+# An error that befalls all processes is the first one's to tell: its end has the launcher end the others as they wait.
+_TURN_SEC = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ def connected(device_name: str, gpu_ids: Sequence[int], key: str) -> Iterator[Pr
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield process
+    except UserError:
+        if not process.is_first:
+            time.sleep(_TURN_SEC)
+        raise
     finally:
         dist.destroy_process_group()
 
