@@ -265,7 +265,7 @@ def test_video_counts_the_frames_of_its_shortest_stream() -> None:
     assert Video("x", 0, files).num_frames == 7
 
 
-def test_index_videos_of_a_folder_of_classes_asks_for_the_level(tmp_path: Path) -> None:
-    root = write_tree(tmp_path / "data", {"a": 1, "b": 1}, modalities=("rgb",))
+def test_index_videos_of_a_folder_of_classes_asks_for_the_level(tmp_path: Path, make_tree: MakeTree) -> None:
+    root = make_tree(tmp_path / "data", {"a": 1, "b": 1}, modalities=("rgb",))
     with pytest.raises(DataError, match="none of the 2 videos has rgb folders; is this the right level"):
         index_videos(root, ["a", "b"], ["rgb"], "skip")

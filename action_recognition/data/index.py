@@ -158,19 +158,7 @@ def _index(
             index.skipped.append((path, reason))
         else:
             index.videos.append(Video(path, label, files))
-    if (
-        len(candidates) > 1
-        and all(reason.startswith("has no folder") for _, reason in index.skipped)
-        and not index.videos
-    ):
-        wanted = ", ".join(folder for modality in modalities for folder in FOLDERS[modality])
-        raise DataError(f"{root}: none of the {len(candidates)} videos has {wanted} folders; is this the right level?")
-    if index.skipped and on_bad_video != "skip":
-        raise DataError(
-            f"{root}: {len(index.skipped)} of {len(candidates)} videos can't be used (dataset.on_bad_video=skip leaves "
-            f"such videos out, up to {MAX_BAD_SHARE:.0%}):\n{_listing(index.skipped)}"
-        )
-    stop_if_too_many(index.skipped, len(candidates))
+    _check_usable(root, index, modalities, on_bad_video)
     doubtful = [video.path for video in index.videos if any(f.in_doubtful_order for f in video.files.values())]
     if doubtful:
         index.notes.append(
@@ -178,6 +166,20 @@ def _index(
             f"{doubtful[0]}); frames are read in text order: pad the numbers with zeros"
         )
     return index
+
+
+def _check_usable(root: str | Path, index: Index, modalities: Sequence[str], on_bad_video: str) -> None:
+    """DataError where videos can't be used and may not be left out."""
+    num_videos = len(index.videos) + len(index.skipped)
+    if num_videos > 1 and all(reason.startswith("has no folder") for _, reason in index.skipped) and not index.videos:
+        wanted = ", ".join(folder for modality in modalities for folder in FOLDERS[modality])
+        raise DataError(f"{root}: none of the {num_videos} videos has {wanted} folders; is this the right level?")
+    if index.skipped and on_bad_video != "skip":
+        raise DataError(
+            f"{root}: {len(index.skipped)} of {num_videos} videos can't be used (dataset.on_bad_video=skip leaves such "
+            f"videos out, up to {MAX_BAD_SHARE:.0%}):\n{_listing(index.skipped)}"
+        )
+    stop_if_too_many(index.skipped, num_videos)
 
 
 def _frame_files(path: str, modalities: Sequence[str]) -> tuple[dict[str, FrameFiles], str]:
