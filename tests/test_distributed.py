@@ -327,17 +327,27 @@ def test_launch_hands_the_command_to_torchs_launcher_and_returns_the_exit_code(m
     assert launch("tools/train.py", [], num_processes=2, num_cores=1) == 2
 
 
-def test_error_of_a_later_process_waits_for_the_first_to_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rank", "error", "waited"),
+    [
+        ("0", SpecError("wrong"), False),
+        ("1", SpecError("wrong"), True),
+        ("0", RuntimeError("wrong"), True),  # as gloo's "Connection reset by peer" after another's end
+        ("1", RuntimeError("wrong"), True),
+    ],
+)
+def test_error_that_another_process_may_tell_waits_for_it(
+    rank: str, error: Exception, waited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
     monkeypatch.setattr(distributed.time, "sleep", waits.append)
     monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend: None)
     monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
-    for rank, waited in (("0", []), ("1", [5.0])):
-        for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SpecError, match=r"^wrong$"), connected("cpu", (0,), "train.device"):
-            raise SpecError("wrong")
-        assert waits == waited
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(type(error), match=r"^wrong$"), connected("cpu", (0,), "train.device"):
+        raise error
+    assert waits == [15.0] * waited
 
 
 def launch_train(tree: Path, results: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

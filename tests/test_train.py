@@ -293,7 +293,6 @@ def test_resume_with_other_rate_epochs_and_workers_says_one_line_each_and_uses_t
         ("model.backbone=resnet34", "model.backbone: resnet18 there, resnet34 in the spec"),
         ("model.model_type=of", "model.model_type: rgb there, of in the spec"),
         ("model.rgb_seq_length=3", "model.rgb_seq_length: 2 there, 3 in the spec"),
-        ("model.num_fc=7", "model.num_fc: 64 there, 7 in the spec"),
         ("dataset.label_map={b: 0, a: 1}", "classes: a, b there, b, a in the spec"),
         ("dataset.label_map={a: 0, b: 1, c: 2}", "classes: a, b there, a, b, c in the spec"),
     ],
@@ -324,6 +323,16 @@ def test_resume_in_the_middle_of_an_epoch_with_other_batches_starts_the_epoch_ov
     history, lines = run_train(tree, tmp_path, *how, change)
     assert "the batches have changed since the checkpoint: epoch 1 starts over" in lines
     assert [row["epoch"] for row in history] == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_resume_with_another_joint_head_is_refused_and_without_one_it_is_a_line(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path / "joint", "train.num_epochs=1", "model.model_type=joint")
+    with pytest.raises(CheckpointError, match=r"\n  model\.num_fc: 64 there, 7 in the spec$"):
+        run_train(tree, tmp_path / "joint", "train.num_epochs=2", "model.model_type=joint", "model.num_fc=7")
+    run_train(tree, tmp_path / "rgb", "train.num_epochs=1")
+    _, lines = run_train(tree, tmp_path / "rgb", "train.num_epochs=2", "model.num_fc=7")
+    assert "changed since the checkpoint: model.num_fc: 64 -> 7" in lines
 
 
 # --- files that can't be used ---

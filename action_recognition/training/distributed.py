@@ -17,8 +17,9 @@ from torch import nn
 
 from action_recognition.errors import SpecError, UserError
 
-# An error that befalls all processes is the first one's to tell: its end has the launcher end the others as they wait.
-_TURN_SEC = 5.0
+# An error that befalls all processes is the first one's to tell, and one that a process has from losing another is
+# nobody's: the launcher ends the processes that wait as soon as it sees the end of one. Under load that takes seconds.
+_TURN_SEC = 15.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def connected(device_name: str, gpu_ids: Sequence[int], key: str) -> Iterator[Pr
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield process
-    except UserError:
-        if not process.is_first:
+    except Exception as error:
+        if num_processes > 1 and not (process.is_first and isinstance(error, UserError)):
             time.sleep(_TURN_SEC)
         raise
     finally:
