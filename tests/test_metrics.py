@@ -16,8 +16,8 @@ from action_recognition.training.metrics import (
 )
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 3])
-PREDICTIONS = np.array([0, 0, 0, 1, 1, 0, 3])
-CONFUSION = np.array([[3, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
+PREDICTIONS = np.array([0, 0, 0, 2, 1, 0, 3])
+CONFUSION = np.array([[3, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
 LOG3 = math.log(3)
 
 
