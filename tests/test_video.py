@@ -1,13 +1,14 @@
 """Video files to frames: the order, the side that is up, and what is said of files that are broken."""
 
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from action_recognition.clip.video import Damage, read_video, upright
+from action_recognition.clip.video import Damage, at_rate, read_video, upright
 from action_recognition.errors import DataError
 
 av = pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
@@ -58,12 +59,101 @@ def test_read_video_counts_a_damaged_packet_and_gives_the_rest(tmp_path: Path) -
     assert damage.packets_skipped == 1
 
 
-def test_read_video_cut_off_in_the_middle_gives_the_frames_before(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "x.avi", 20, "mjpeg")
+@pytest.mark.parametrize("name", ["x.avi", "x.mp4"])
+def test_read_video_of_a_file_that_is_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, 20)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    read = numbers(path)
-    assert 0 < len(read) < 20
-    assert read == list(range(len(read)))
+    with pytest.raises(DataError, match=r"x\.(avi: is cut off: it holds [\d,]+ of|mp4: can't be opened as a video)"):
+        list(read_video(path, Damage()))
+
+
+def test_read_video_of_a_stream_that_just_ends_gives_the_frames_before(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "x.mpg", 20, "mpeg1video")  # says nowhere how long it is
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0 < len(list(read_video(path, Damage()))) < 20
+
+
+def test_read_video_goes_on_after_a_damaged_part_and_counts_it(tmp_path: Path) -> None:
+    path, damage = write_video(tmp_path / "x.mp4", 24, "mjpeg"), Damage()
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 2000
+    content[start : start + 3000] = bytes(3000)
+    path.write_bytes(content)
+    num_frames = len(list(read_video(path, damage)))
+    assert 0 < num_frames < 24
+    assert damage.packets_skipped == 24 - num_frames
+
+
+@pytest.mark.parametrize(("pix_fmt", "expected"), [("yuv420p", 28), ("yuvj420p", 40)])
+def test_read_video_knows_limited_range_from_full(tmp_path: Path, pix_fmt: str, expected: int) -> None:
+    """Luma 40 is (40 - 16) * 255 / 219 = 28 in limited range, and 40 in full range."""
+    with av.open(str(tmp_path / "x.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pix_fmt
+        frame = av.VideoFrame(64, 64, pix_fmt)
+        for plane, value in zip(frame.planes, (40, 128, 128), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (image,) = read_video(tmp_path / "x.mp4", Damage())
+    assert image.mean() == pytest.approx(expected, abs=1)
+
+
+def test_read_video_with_metadata_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "caf-"
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame(48, 32, "yuvj420p")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"caf-", b"caf\xe9"))
+    assert len(list(read_video(path, Damage()))) == 1
+
+
+# --- a wanted frame rate ---
+
+
+class Shown(NamedTuple):
+    """A stand-in for a decoded frame."""
+
+    name: str
+    time: float | None
+
+
+def at_times(times: Iterable[float | None], fps: float, own_fps: float = 10) -> str:
+    frames = (Shown(name, time) for name, time in zip("abcdefghij", times, strict=False))
+    return "".join(frame.name for frame in at_rate(frames, fps, own_fps))
+
+
+@pytest.mark.parametrize(
+    ("times", "fps", "expected"),
+    [
+        ([0, 0.1, 0.2, 0.3], 10, "abcd"),
+        ([0, 0.1, 0.2, 0.3], 5, "ac"),
+        ([0, 0.1, 0.2, 0.3], 20, "aabbccdd"),
+        ([7, 7.1, 7.2, 7.3], 10, "abcd"),  # the first frame is at 0
+        ([0, 0.5, 0.6], 10, "aaaaabc"),  # a still picture
+        ([0, 0.1, 0.1, 0.05, 0.2], 10, "abcde"),  # stamps that go backwards count on
+        ([None, None, None], 10, "abc"),
+        ([0, 0.1, 9999, 9999.1], 10, "abcd"),  # a jump is a fault
+        ([0], 10, "a"),
+        ([], 10, ""),
+    ],
+)
+def test_at_rate_shows_the_frame_of_each_moment(times: list[float | None], fps: float, expected: str) -> None:
+    assert at_times(times, fps) == expected
+
+
+def test_at_rate_of_ntsc_times_rounded_to_milliseconds_keeps_every_frame() -> None:
+    times = [round(i / 29.97, 3) for i in range(10)]
+    assert at_times(times, 29.97, 29.97) == "abcdefghij"
+
+
+def test_read_video_at_half_the_rate_gives_every_second_frame(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "x.mp4", 10)
+    frames = [round((float(frame.mean()) - 16) / STEP) for frame in read_video(path, Damage(), fps=12.5)]
+    assert frames == [0, 2, 4, 6, 8]
 
 
 def test_read_video_without_a_frame_that_can_be_decoded_is_refused(tmp_path: Path) -> None:
@@ -139,6 +229,15 @@ def test_read_video_gives_the_frames_that_are_there_not_those_declared(
     with av.open(str(path), metadata_errors="ignore") as container:
         assert container.streams.video[0].frames == num_frames + 1
     assert sum(1 for _ in read_video(path, damage)) == num_frames
+    assert damage.packets_skipped == 0
+
+
+@pytest.mark.parametrize("name", ["v_SoccerJuggling_g23_c01.avi", "WUzgd7C1pWA.mp4"])
+def test_read_video_gives_as_many_frames_as_a_plain_decode(data_root: Path, name: str) -> None:
+    path, damage = data_root / "data/clips" / name, Damage()
+    with av.open(str(path), metadata_errors="ignore") as container:
+        plain = sum(1 for _ in container.decode(video=0))
+    assert sum(1 for _ in read_video(path, damage)) == plain > 100
     assert damage.packets_skipped == 0
 
 

@@ -1,10 +1,13 @@
 """Four-fold evaluation on UT-Interaction set 1, from the AVI files to the accuracy over all 60 videos.
 
-  python tools/ut_interaction.py path/to/ut_interaction work/ut_interaction
+  python tools/ut_interaction.py path/to/ut_interaction work/ut_interaction                        # rgb, of, joint
+  python tools/ut_interaction.py path/to/ut_interaction work/ut_interaction --models rgb train.num_epochs=20
 
 SRC/<class>/set1_seqQQ_*.avi; QQ is the recording. Fold f validates on the recordings with (QQ - 1) % 4 == f and trains
-on the others, so that no recording is on both sides. Runs preprocess, train, evaluate and inference as a user would;
-started again, it goes on where it was. --parallel folds run at a time, each with its share of the cores.
+on the others, so that no recording is on both sides. Runs preprocess (with DIS flow), train, evaluate and inference as
+a user would; joint starts from its fold's rgb and of models. Each finished fold is a line in WORK/results.jsonl:
+started again, the tool goes on where it was, and prints the table. --parallel folds run at a time, each on its share of the
+cores.
 """
 
 import argparse
@@ -16,10 +19,18 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 TOOLS = Path(__file__).parent
 SPEC = TOOLS.parent / "configs/ut_interaction.yaml"
 NUM_FOLDS = 4
+RECIPES = {
+    "rgb": ["model.model_type=rgb"],
+    "of": ["model.model_type=of"],
+    # both halves are trained already: what is left is the head, and a little of the rest
+    "joint": ["model.model_type=joint", "train.num_epochs=3", "train.checkpoint_interval=3",
+              "train.validation_interval=3", "train.optim.lr=0.001", "train.optim.lr_steps=[2]"],
+}  # fmt: skip
 
 
 def run(tool: str, *arguments: object, log: Path, threads: int) -> None:
@@ -47,46 +58,70 @@ def link_folds(frames: Path, folds: Path) -> None:
                 link.symlink_to(video.resolve())
 
 
-def run_fold(fold: int, work: Path, overrides: list[str], threads: int) -> dict[str, float]:
-    """Train, evaluate and infer one fold. Returns its results.json."""
-    data, results = work / "folds" / str(fold), work / f"fold{fold}"
+def run_fold(model: str, fold: int, work: Path, overrides: list[str], threads: int) -> dict[str, Any]:
+    """Train, evaluate and infer one fold. Returns its line of results.jsonl."""
+    start, data, results = time.monotonic(), work / "folds" / str(fold), work / model / f"fold{fold}"
     results.mkdir(parents=True, exist_ok=True)
     log = results / "log.txt"
-    folders = [f"dataset.{part}_dataset_dir={data / part}" for part in ("train", "val")]
-    run("train.py", SPEC, *folders, f"results_dir={results}", *overrides, log=log, threads=threads)
-    last = f"checkpoint={results / 'train/ar_model_latest.pth'}"
+    given = [*RECIPES[model], *overrides, *(f"dataset.{part}_dataset_dir={data / part}" for part in ("train", "val"))]
+    if model == "joint":
+        given += [f"model.{half}_pretrained_model_path={_latest(work, half, fold)}" for half in ("rgb", "of")]
+    run("train.py", SPEC, *given, f"results_dir={results}", log=log, threads=threads)
+    last = f"checkpoint={_latest(work, model, fold)}"
     run("evaluate.py", f"evaluate.{last}", f"evaluate.test_dataset_dir={data / 'val'}", f"results_dir={results}",
         log=log, threads=threads)  # fmt: skip
     for folder in sorted((data / "val").iterdir()):
         run("inference.py", f"inference.{last}", f"inference.inference_dataset_dir={folder}",
             f"results_dir={results}", f"inference.results_dir={results / 'inference' / folder.name}",
             log=log, threads=threads)  # fmt: skip
-    return json.loads((results / "evaluate/results.json").read_text())
+    scores = json.loads((results / "evaluate/results.json").read_text())
+    right, minutes = round(scores["accuracy"] * scores["videos"] / 100), (time.monotonic() - start) / 60
+    return {"model": model, "fold": fold, "overrides": overrides, "right": right, "videos": scores["videos"],
+            "minutes": round(minutes, 1)}  # fmt: skip
+
+
+def _latest(work: Path, model: str, fold: int) -> Path:
+    return work / model / f"fold{fold}/train/ar_model_latest.pth"
+
+
+def run_model(model: str, work: Path, overrides: list[str], parallel: int) -> list[dict[str, Any]]:
+    """The lines of all folds of a model: those that results.jsonl has, and the others after running them."""
+    record, threads = work / "results.jsonl", max(1, (os.cpu_count() or 1) // parallel)
+    lines = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = {line["fold"]: line for line in lines if line["model"] == model and line["overrides"] == overrides}
+
+    def finish(fold: int) -> dict[str, Any]:
+        line = run_fold(model, fold, work, overrides, threads)
+        with record.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return line
+
+    with ThreadPoolExecutor(parallel) as pool:
+        new = pool.map(finish, [fold for fold in range(NUM_FOLDS) if fold not in done])
+        done |= {line["fold"]: line for line in new}
+    return [done[fold] for fold in range(NUM_FOLDS)]
 
 
 def main() -> int:
-    """All folds, then the accuracy over all videos."""
+    """All folds of all models, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of class folders of AVI files")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder for frames, folds and results")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the spec")
+    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES), help="(rgb of joint)")
     parser.add_argument("--parallel", type=int, default=2, help="folds at a time (default 2)")
-    options = parser.parse_args()
-    start, frames = time.monotonic(), options.work / "frames"
+    options = parser.parse_intermixed_args()
+    frames = options.work / "frames"
     options.work.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // options.parallel)
-    run("preprocess.py", options.source, frames, log=options.work / "preprocess.txt", threads=1)
+    run("preprocess.py", options.source, frames, "--flow", "dis", log=options.work / "preprocess.txt", threads=1)
     link_folds(frames, options.work / "folds")
-    with ThreadPoolExecutor(options.parallel) as pool:
-        folds = list(pool.map(lambda f: run_fold(f, options.work, options.overrides, threads), range(NUM_FOLDS)))
-    hits = 0
-    for fold, results in enumerate(folds):
-        right = round(results["accuracy"] * results["videos"] / 100)
-        hits += right
-        print(f"fold {fold}: {right} of {results['videos']} videos, {results['accuracy']:.1f} %")
-    total = sum(int(results["videos"]) for results in folds)
-    minutes = (time.monotonic() - start) / 60
-    print(f"all folds: {hits} of {total} videos, {100 * hits / total:.1f} %, {minutes:.0f} minutes")
+    print("| model | fold 0 | 1 | 2 | 3 | all folds | minutes of work |\n|---|---|---|---|---|---|---|")
+    for model in options.models:
+        lines = run_model(model, options.work, options.overrides, options.parallel)
+        right, videos = (sum(line[key] for line in lines) for key in ("right", "videos"))
+        folds = " | ".join(f"{line['right']} of {line['videos']}" for line in lines)
+        minutes = sum(line["minutes"] for line in lines)
+        print(f"| {model} | {folds} | {right} of {videos}, {100 * right / videos:.1f} % | {minutes:.0f} |", flush=True)
     return 0
 
 

@@ -1,36 +1,45 @@
 """A video file to frames: sequential, in output order, honest about what is broken.
 
-Old AVI files of this field carry wrong frame counts and time stamps, so neither is used and nothing is sought for:
-the frames are those that the decoder gives, from first to last. Needs PyAV (the extra `video`).
+Old AVI files of this field carry wrong frame counts and time stamps, so nothing is sought for and no count is believed:
+the frames are those that the decoder gives, from first to last. Only a wanted frame rate needs time stamps, and there
+those that go backwards or jump are replaced by the file's rate. Needs PyAV (the extra `video`).
 """
 
+import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from action_recognition.errors import DataError
 
 SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
+MAX_STILL_SEC = 60.0  # a gap between two time stamps that is longer is taken for a fault, not for a still picture
+_DEFAULT_FPS = 25.0
 
 
 @dataclass
 class Damage:
-    """What a decoder had to leave out of a file."""
+    """What became known of a file while it was read: packets left out, and its frame rate (0: it does not say)."""
 
     packets_skipped: int = 0
+    fps: float = 0.0
 
 
-def read_video(path: str | Path, damage: Damage) -> Iterator[np.ndarray]:
-    """The frames of a video file, uint8 RGB (H, W, 3), upright, one at a time.
+def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> Iterator[np.ndarray]:
+    """The frames of a video file, uint8 RGB (H, W, 3), upright, one at a time; memory does not grow with its length.
 
-    A packet that can't be decoded is counted in `damage` and left out. DataError where the file is no video or gives
-    no frame at all.
+    A packet that can't be decoded is counted in `damage` and left out. With `fps` frames are repeated or left out so
+    that as many come in each second. DataError where the file is no video, is cut off, or gives no frame at all.
     """
     import av
     from av.video.reformatter import VideoReformatter
 
+    _check_whole(Path(path))
     reformatter = VideoReformatter()  # one for all frames: a new scaler for each costs ten times the conversion
     num_frames = 0
     try:
@@ -39,11 +48,12 @@ def read_video(path: str | Path, damage: Damage) -> Iterator[np.ndarray]:
                 raise DataError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # at these sizes one thread a video, many videos at once, is the fastest
-            for packet in container.demux(stream):
-                for frame in _decode(packet, damage):
-                    num_frames += 1
-                    rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                    yield upright(rgb, frame.rotation)
+            damage.fps = float(stream.average_rate or 0)
+            frames = _decode(container, stream, damage)
+            for frame in at_rate(frames, fps, damage.fps) if fps else frames:
+                num_frames += 1
+                rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                yield upright(rgb, frame.rotation)
     except (av.FFmpegError, OSError) as error:
         how_far = f"read on after frame {num_frames}" if num_frames else "opened as a video"
         raise DataError(f"{path}: can't be {how_far} ({error})") from error
@@ -56,11 +66,63 @@ def upright(frame: np.ndarray, rotation: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame, round(rotation / 90) % 4)) if rotation else frame
 
 
-def _decode(packet, damage: Damage) -> list:  # type: ignore[no-untyped-def]
+def at_rate(frames: Iterator[Any], fps: float, own_fps: float) -> Iterator[Any]:
+    """Frames with a `time` in seconds (or None) -> the frame on show at 0, 1/fps, 2/fps ... after the first.
+
+    A time that is missing, does not grow, or jumps by more than MAX_STILL_SEC becomes that of the frame before plus
+    1 / own_fps. The last frame is on show for 1 / own_fps.
+    """
+    own_step = 1 / (own_fps or _DEFAULT_FPS)
+    shown, shown_at, offset, num_given = None, 0.0, 0.0, 0
+    for frame in frames:
+        if shown is None:
+            shown, offset = frame, frame.time or 0.0
+            continue
+        now = frame.time - offset if frame.time is not None else shown_at
+        if now - shown_at > MAX_STILL_SEC:
+            offset += now - shown_at - own_step  # what follows the jump is believed again
+        if not 0 < now - shown_at <= MAX_STILL_SEC:
+            now = shown_at + own_step
+        wanted = _num_ticks(now, fps)
+        yield from repeat(shown, wanted - num_given)
+        shown, shown_at, num_given = frame, now, wanted
+    if shown is not None:
+        yield from repeat(shown, _num_ticks(shown_at + own_step, fps) - num_given)
+
+
+def _num_ticks(until: float, fps: float) -> int:
+    """How many of 0, 1/fps, 2/fps ... belong to the time before `until` (seconds), to the nearest one.
+
+    The 0.02 lets halves that were rounded to milliseconds all fall to one side.
+    """
+    return math.floor(until * fps + 0.52)
+
+
+def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
     import av
 
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            damage.packets_skipped += 1
+            continue
+        yield from frames
+
+
+def _check_whole(path: Path) -> None:
+    """DataError for an AVI file shorter than it says. Decoders play what is there as if it were all.
+
+    The first chunk's size is the rest of the file's (Multimedia Programming Interface and Data Specifications, 1991);
+    recorders that were switched off leave 0 or the greatest number there, which says nothing.
+    """
     try:
-        return packet.decode()
-    except av.FFmpegError:
-        damage.packets_skipped += 1
-        return []
+        with path.open("rb") as file:
+            header = file.read(12)
+            size = path.stat().st_size
+    except OSError:
+        return  # opening it as a video says what is wrong
+    if header[:4] == b"RIFF" and header[8:] == b"AVI " and len(header) == 12:
+        declared = struct.unpack("<I", header[4:8])[0] + 8
+        if size + 16 < declared < 0xFFFFFFF0:  # some writers count the header in
+            raise DataError(f"{path}: is cut off: it holds {size:,} of {declared:,} bytes")
