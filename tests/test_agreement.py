@@ -183,7 +183,7 @@ def test_training_problems_of_a_label_map_that_fits_are_none(tmp_path: Path) -> 
         (
             ["dataset.train_dataset_dir=T/empty"],
             "dataset.train_dataset_dir",
-            "'T/empty' holds no class folder; expected <class>/<video>/rgb (and u, v) below it",
+            "'T/empty' holds no class folder; expected <class>/<video file>, or <class>/<video>/rgb (and u, v)",
         ),
         (
             ["dataset.train_dataset_dir=T/ab", "dataset.label_map={a: 0, c: 1}"],

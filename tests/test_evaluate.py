@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lossless import write_video_tree
 from tiny import BASE, MakeTree, run_evaluate, save_sigmoid_model, second_score, use_tiny_models
 
 from action_recognition.errors import CheckpointError, DataError, SpecError
@@ -260,6 +261,14 @@ def test_test_data_with_a_class_the_model_does_not_know_is_refused(
         run_evaluate(checkpoint, root, tmp_path)
     status = (tmp_path / "evaluate" / "status.json").read_text().splitlines()
     assert json.loads(status[-1])["status"] == "FAILURE"
+
+
+def test_evaluation_of_video_files_is_that_of_their_frames(checkpoint: Path, tree: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    videos = write_video_tree(tmp_path / "videos", {"a": 3, "b": 2}, LENGTHS)
+    expected, _ = run_evaluate(checkpoint, tree, tmp_path / "1", "evaluate.video_eval_mode=conv")
+    results, _ = run_evaluate(checkpoint, videos, tmp_path / "2", "evaluate.video_eval_mode=conv")
+    assert results == expected
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from action_recognition.data.frames import open_frames
 from action_recognition.data.index import (
     UNKNOWN,
     FrameFiles,
-    Video,
     class_names_of,
     index_classes,
     index_videos,
@@ -81,7 +81,7 @@ def test_frame_files_are_in_doubtful_order_when_text_and_numbers_disagree(names:
 def test_index_lists_videos_sorted_with_labels_from_the_class_names(tmp_path: Path, make_tree: MakeTree) -> None:
     root = make_tree(tmp_path / "tree", {"b": 1, "a": 2}, num_frames=[3, 4, 5])
     index = index_classes(root, ("b", "a"), ["rgb", "of"], "error")
-    assert [(Path(v.path).relative_to(root).as_posix(), v.label, v.num_frames) for v in index.videos] == [
+    assert [(Path(v.path).relative_to(root).as_posix(), v.label, open_frames(v).num_frames) for v in index.videos] == [
         ("a/video_000", 1, 2),
         ("a/video_001", 1, 3),
         ("b/video_002", 0, 4),
@@ -119,7 +119,7 @@ def test_index_finds_frames_from_0_or_1_in_any_image_format(
 ) -> None:
     root = make_tree(tmp_path / "tree", {"a": 1}, num_frames=4, first=first, suffix=suffix)
     (video,) = index_classes(root, ("a",), ["rgb", "of"], "error").videos
-    assert video.num_frames == 3
+    assert open_frames(video).num_frames == 3
     assert [video.files["rgb"].name(i) for i in (0, 3)] == [f"00000{first}{suffix}", f"00000{first + 3}{suffix}"]
 
 
@@ -144,7 +144,7 @@ def test_index_of_rgb_alone_needs_no_flow(tmp_path: Path, make_tree: MakeTree) -
     root = make_tree(tmp_path / "tree", {"a": 1}, num_frames=4, modalities=["rgb"])
     files_in(root / "a/video_000/u")
     (video,) = index_classes(root, ("a",), ["rgb"], "error").videos
-    assert (video.num_frames, list(video.files)) == (4, ["rgb"])
+    assert (open_frames(video).num_frames, list(video.files)) == (4, ["rgb"])
 
 
 def test_index_videos_lists_a_class_folder_without_labels(tmp_path: Path, make_tree: MakeTree) -> None:
@@ -156,6 +156,66 @@ def test_index_videos_lists_a_class_folder_without_labels(tmp_path: Path, make_t
 
 def test_class_names_of_a_label_map_are_in_the_order_of_its_indices(tmp_path: Path) -> None:
     assert class_names_of({"walk": 1, "sits": 0, "fall": 2}, tmp_path) == ("sits", "walk", "fall")
+
+
+# --- video files ---
+
+
+def test_index_finds_video_files_of_every_suffix_beside_other_files(tmp_path: Path) -> None:
+    files_in(tmp_path / "a", "1.avi", "2.MP4", "3.webm", "4.txt", ".5.avi", "6.avi.part")
+    files_in(tmp_path / "b", "x.mov")
+    index = index_classes(tmp_path, ("a", "b"), ["rgb"], "error")
+    assert [(Path(v.path).name, v.label, v.is_file) for v in index.videos] == [
+        ("1.avi", 0, True),
+        ("2.MP4", 0, True),
+        ("3.webm", 0, True),
+        ("x.mov", 1, True),
+    ]
+    assert index.notes == index.skipped == []
+
+
+def test_index_videos_finds_video_files_without_labels(tmp_path: Path) -> None:
+    files_in(tmp_path, "1.avi", "2.mp4")
+    index = index_videos(tmp_path, ("a",), ["rgb"], "error")
+    assert [(Path(v.path).name, v.label, v.is_file) for v in index.videos] == [
+        ("1.avi", UNKNOWN, True),
+        ("2.mp4", UNKNOWN, True),
+    ]
+
+
+def test_index_of_video_files_and_frame_folders_uses_both_and_says_so(tmp_path: Path) -> None:
+    files_in(tmp_path / "a", "1.avi", "2.avi")
+    files_in(tmp_path / "a/3.avi/rgb", "0.png")  # a folder, whatever its name
+    index = index_classes(tmp_path, ("a",), ["rgb"], "error")
+    assert [video.is_file for video in index.videos] == [True, True, False]
+    assert index.notes == [f"{tmp_path}: 2 video files and 1 folders of frames, both are used"]
+
+
+def test_index_refuses_a_video_file_beside_the_folder_of_its_frames(tmp_path: Path) -> None:
+    files_in(tmp_path / "a", "1.avi")
+    files_in(tmp_path / "a/1/rgb", "0.png")
+    with pytest.raises(DataError, match=r"a/1\.avi and the folder .*/a/1 are one video twice; move one of them away"):
+        index_classes(tmp_path, ("a",), ["rgb"], "skip")
+
+
+@pytest.mark.parametrize("modalities", [["of"], ["rgb", "of"]])
+def test_index_refuses_video_files_for_a_model_that_needs_flow(tmp_path: Path, modalities: list[str]) -> None:
+    files_in(tmp_path / "a", "1.avi", "2.avi")
+    with pytest.raises(
+        DataError,
+        match=r"holds 2 video files \(such as .*/a/1\.avi\), which have no optical flow; make folders with "
+        r"tools/preprocess\.py SRC DST --flow dis and give DST, or set model\.model_type=rgb$",
+    ):
+        index_classes(tmp_path, ("a",), modalities, "skip")
+
+
+def test_index_of_video_files_without_pyav_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files_in(tmp_path / "a", "1.avi")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"holds video files \(such as .*1\.avi\), which need PyAV: pip install av$"):
+        index_classes(tmp_path, ("a",), ["rgb"], "error")
 
 
 # --- notes ---
@@ -230,6 +290,11 @@ def test_index_with_skip_leaves_out_up_to_5_percent(
     assert index.skipped == [(f"{tmp_path}/a/bad_{i}", reason) for i in range(num_bad)]
 
 
+def test_stop_if_too_many_says_what_was_counted() -> None:
+    with pytest.raises(DataError, match=r"^2 of 3 training and validation videos can't be used, more than the 5% that"):
+        stop_if_too_many([("/v", "is bad")] * 2, 3, "training and validation videos")
+
+
 def test_stop_if_too_many_lists_the_first_ten() -> None:
     skipped = [(f"/v{i}", "is bad") for i in range(12)]
     with pytest.raises(
@@ -241,7 +306,7 @@ def test_stop_if_too_many_lists_the_first_ten() -> None:
 def test_index_refuses_a_class_folder_without_videos(tmp_path: Path) -> None:
     files_in(tmp_path / "a/v/rgb", "0.png")
     (tmp_path / "b").mkdir()
-    with pytest.raises(DataError, match="b: the class folder holds no video folder; add videos or remove it"):
+    with pytest.raises(DataError, match="b: the class folder holds no video; add videos or remove it"):
         index_classes(tmp_path, ("a", "b"), ["rgb"], "skip")
 
 
@@ -252,17 +317,14 @@ def test_index_refuses_a_folder_of_no_class(tmp_path: Path) -> None:
 
 
 def test_index_refuses_an_empty_or_missing_root(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no video folder found; expected <video>/rgb \(and u, v\) folders of frames"):
+    with pytest.raises(
+        DataError, match=r"no video found; expected video files, or <video>/rgb \(and u, v\) folders of frames"
+    ):
         index_classes(tmp_path, ("a",), ["rgb"], "error")
     with pytest.raises(DataError, match=r"absent: can't be listed \(No such file or directory\)"):
         index_classes(tmp_path / "absent", ("a",), ["rgb"], "error")
     with pytest.raises(DataError, match=r"absent: can't be listed \(No such file or directory\)"):
         index_videos(tmp_path / "absent", ("a",), ["rgb"], "error")
-
-
-def test_video_counts_the_frames_of_its_shortest_stream() -> None:
-    files = {"rgb": FrameFiles(9), "u": FrameFiles(7), "v": FrameFiles(7)}
-    assert Video("x", 0, files).num_frames == 7
 
 
 def test_index_videos_of_a_folder_of_classes_asks_for_the_level(tmp_path: Path, make_tree: MakeTree) -> None:

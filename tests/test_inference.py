@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lossless import write_video_tree
 from tiny import BASE, MakeTree, run_infer, save_sigmoid_model, second_score, use_tiny_models
 
 from action_recognition.errors import DataError, SpecError
@@ -144,6 +145,15 @@ def test_inference_with_bare_weights_and_no_label_map_asks_for_it(videos: Path, 
     plain = ("dataset.augmentation_config.rgb_input_mean=[0]", "dataset.augmentation_config.rgb_input_std=[1]")
     rows, _ = run_infer(tmp_path / "weights.pth", videos, tmp_path, *given, *plain, "dataset.label_map={x: 0, y: 1}")
     assert rows[0]["label"] == "x"
+
+
+def test_inference_on_video_files_labels_them_by_their_paths(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    root = write_video_tree(tmp_path / "files", {"unsorted": 1}, num_frames=5) / "unsorted"
+    expected, _ = run_infer(checkpoint, videos, tmp_path / "1")
+    rows, lines = run_infer(checkpoint, root, tmp_path / "2")
+    assert rows == [{**expected[0], "path": f"{root}/video_000.avi"}]
+    assert f"{root}/video_000.avi [a]" in lines
 
 
 def test_inference_on_a_corrupt_image_stops_and_names_it(checkpoint: Path, videos: Path, tmp_path: Path) -> None:

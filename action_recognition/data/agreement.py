@@ -104,7 +104,10 @@ def _class_problems(
     if present is None:
         yield Problem(key, f"{root!r} can't be listed; give this user the right to read it")
     elif not present:
-        yield Problem(key, f"{root!r} holds no class folder; expected <class>/<video>/rgb (and u, v) below it")
+        yield Problem(
+            key,
+            f"{root!r} holds no class folder; expected <class>/<video file>, or <class>/<video>/rgb (and u, v)",
+        )
     elif known and (unknown := [name for name in present if name not in known]):
         where = "dataset.label_map" if label_map else "dataset.train_dataset_dir"
         yield Problem(

@@ -3,13 +3,12 @@
 A Draw holds fractions, not pixels, so that streams of different resolution get the same view.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from action_recognition.clip.transform import Box, box_in_frame, fit_frame, short_side_to
+from action_recognition.clip.transform import Box, box_in_frame, short_side_to
 
 # Places of the multi-scale crop in quarters of the free (width, height): corners, centre, edge middles, inner corners
 # (Wang et al., Temporal Segment Networks, 2016, section 4).
@@ -54,10 +53,6 @@ class Augmentation:
         resized = short_side_to(frame_size, self.smaller_edge)
         window = self._fixed_window if self.crop_type == "multi_scale_crop" else self._random_window
         return box_in_frame(frame_size, resized, window(resized, draw))
-
-    def fit(self, draw: Draw) -> Callable[[Image.Image], np.ndarray]:
-        """The function that crops and resizes each frame of the clip."""
-        return lambda image: fit_frame(image, self.box(image.size, draw), self.size)
 
     def _random_window(self, resized: tuple[int, int], draw: Draw) -> Box:
         width, height = self.size

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.sampling import training_ids, window_ids
-from action_recognition.clip.transform import evaluation_box, fit_frame
+from action_recognition.clip.transform import evaluation_box
 from action_recognition.data.augment import Augmentation, mirror
-from action_recognition.data.frames import read_frames
+from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Video
 from action_recognition.errors import DataError
 
@@ -64,10 +63,10 @@ class TrainingClips(Dataset[Sample]):
         return _sample(self.videos[video_id], video_id, lambda video: self._clips(video, rng), key.weight)
 
     def _clips(self, video: Video, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        contract = self.contract
-        ids = training_ids(video.num_frames, contract.lengths, contract.sample_strategy, contract.sample_rate, rng)
-        draw = self.augmentation.draw(rng)
-        clips = {m: read_frames(video, m, ids[m], self.augmentation.fit(draw)) for m in ids}
+        contract, augmentation, frames = self.contract, self.augmentation, open_frames(video)
+        ids = training_ids(frames.num_frames, contract.lengths, contract.sample_strategy, contract.sample_rate, rng)
+        draw = augmentation.draw(rng)
+        clips = {m: frames.read(m, ids[m], lambda frame: augmentation.box(frame, draw), augmentation.size) for m in ids}
         return {m: (mirror(clip, m) if draw.flip else clip)[None] for m, clip in clips.items()}
 
 
@@ -86,9 +85,9 @@ class EvaluationWindows(Dataset[Sample]):
         return _sample(self.videos[index], index, self._clips)
 
     def _clips(self, video: Video) -> dict[str, np.ndarray]:
-        contract = self.contract
+        contract, frames = self.contract, open_frames(video)
         ids = window_ids(
-            video.num_frames,
+            frames.num_frames,
             contract.lengths,
             strategy=contract.sample_strategy,
             rate=contract.sample_rate,
@@ -96,16 +95,9 @@ class EvaluationWindows(Dataset[Sample]):
             num_segments=self.num_segments,
             whole_clip=contract.is_3d,
         )
-        return {
-            m: read_frames(video, m, ids[m].ravel(), self._fit).reshape(*ids[m].shape, *self._shape(m)) for m in ids
-        }
-
-    def _fit(self, image: Image.Image) -> np.ndarray:
-        box = evaluation_box(image.size, self.contract)
-        return fit_frame(image, box, (self.contract.width, self.contract.height))
-
-    def _shape(self, modality: str) -> tuple[int, int, int]:
-        return self.contract.height, self.contract.width, len(self.contract.streams[modality].mean)
+        size = (contract.width, contract.height)
+        flat = {m: frames.read(m, ids[m].ravel(), lambda frame: evaluation_box(frame, contract), size) for m in ids}
+        return {m: clips.reshape(*ids[m].shape, *clips.shape[1:]) for m, clips in flat.items()}  # (S * T, ...) split
 
 
 def _sample(video: Video, video_id: int, read: Callable[[Video], dict[str, np.ndarray]], weight: float = 1.0) -> Sample:

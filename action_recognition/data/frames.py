@@ -1,44 +1,150 @@
-"""Frame ids to pixels: the only reader of a video's frames.
+"""Frame ids to pixels: the only reader of a video's frames, whatever they lie in.
 
-In: a Video, a modality, ids, and how to fit a frame. Out: uint8 (T, H, W, C), each frame decoded once however often
-its id occurs. DataError names the file and what is wrong with it.
+`open_frames` gives a video's frames from a folder of images, from a file of packed frames or from the video file, all
+three with `num_frames` and `read(modality, ids, box_of, size)`: ids (T,) in any order -> uint8 (T, H, W, C), the inside
+of a box of each frame at (width, height) `size`. C is 3 for rgb and 2 (u, v) for of. DataError names the file and what
+is wrong with it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
+from action_recognition.clip.transform import Box, fit_frame
+from action_recognition.clip.video import Damage, read_video
 from action_recognition.data.index import FOLDERS, Video
+from action_recognition.data.packed import open_packed
 from action_recognition.errors import DataError
 
-Fit = Callable[[Image.Image], np.ndarray]
+Size = tuple[int, int]  # width, height
+BoxOf = Callable[[Size], Box]  # the size of a frame -> the part of it that is wanted
 _READABLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
-def read_frames(video: Video, modality: str, ids: np.ndarray, fit: Fit) -> np.ndarray:
-    """The frames `ids` (T,) of a video after `fit`: uint8 (T, H, W, C), C = 3 for rgb, 2 (u, v) for of."""
+def open_frames(video: Video) -> "FolderFrames | PackedFrames | FileFrames":
+    """The frames of a video: out of the cache where they are packed, else of its folder or file."""
+    if video.packed:
+        return PackedFrames(video.packed)
+    return open_source(video)
+
+
+def open_source(video: Video) -> "FolderFrames | FileFrames":
+    """The frames of a video's own folder or file, as images one after the other."""
+    return FileFrames(video) if video.is_file else FolderFrames(video)
+
+
+class FolderFrames:
+    """Folders of images: rgb, or u and v, or all three. Each image is decoded once however often its id occurs."""
+
+    def __init__(self, video: Video) -> None:
+        self.video = video
+        self._sizes: dict[str, Size] = {}
+
+    @property
+    def num_frames(self) -> int:
+        """The frames that can be sampled: of flow images where the model uses flow, else of rgb frames."""
+        return min(files.count for files in self.video.files.values())
+
+    def images(self, folder: str, ids: Iterable[int] | None = None) -> Iterator[Image.Image]:
+        """The images of a folder, RGB or grey: all, or those of `ids`. All frames of a modality must be of one size."""
+        files = self.video.files[folder]
+        for frame_id in range(files.count) if ids is None else ids:
+            name = os.path.join(folder, files.name(frame_id))
+            image = _open(os.path.join(self.video.path, name), "RGB" if folder == "rgb" else "L")
+            first = self._sizes.setdefault("rgb" if folder == "rgb" else "of", image.size)
+            _check_size(self.video, name, image.size, first)
+            yield image
+
+    def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
+        return _read_images(self.images, modality, ids, box_of, size)
+
+
+class FileFrames:
+    """A video file, decoded from its start: once to count the frames, once for each clip. Holds no frame."""
+
+    def __init__(self, video: Video) -> None:
+        self.video = video
+
+    @cached_property
+    def num_frames(self) -> int:
+        """The frames that can be decoded; what the file says of their number is often wrong."""
+        return sum(1 for _ in read_video(self.video.path, Damage()))
+
+    def images(self, folder: str, ids: Iterable[int] | None = None) -> Iterator[Image.Image]:
+        """The frames: all, or those of `ids`, ascending. All must be of one size."""
+        assert folder == "rgb", folder
+        first: Size | None = None
+        wanted = None if ids is None else set(ids)
+        for frame_id, frame in enumerate(read_video(self.video.path, Damage())):
+            if wanted is not None and frame_id not in wanted:
+                continue
+            image = Image.fromarray(frame)
+            first = first or image.size
+            _check_size(self.video, f"frame {frame_id}", image.size, first)
+            yield image
+            if wanted is not None:
+                wanted.remove(frame_id)
+                if not wanted:
+                    return
+        if wanted:
+            raise DataError(f"{self.video.path}: frame {min(wanted)} was there before and can't be decoded now")
+
+    def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
+        return _read_images(self.images, modality, ids, box_of, size)
+
+
+class PackedFrames:
+    """A file of packed frames. A window as large as the clip is copied as it lies; anything else is resized."""
+
+    def __init__(self, path: str) -> None:
+        self._folders = open_packed(path)
+
+    @property
+    def num_frames(self) -> int:
+        """As FolderFrames.num_frames."""
+        return min(map(len, self._folders.values()))
+
+    def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
+        width, height = size
+        clip = np.empty((len(ids), height, width, 3 if modality == "rgb" else 2), np.uint8)
+        for channel, folder in enumerate(FOLDERS[modality]):
+            frames = self._folders[folder]  # (N, H, W, 3) or (N, H, W)
+            box = box_of((frames.shape[2], frames.shape[1]))
+            out = clip if modality == "rgb" else clip[..., channel]
+            left, top = int(box[0]), int(box[1])
+            if box == (left, top, left + width, top + height):
+                window = frames[:, top : top + height, left : left + width]
+                for i, frame_id in enumerate(ids):
+                    out[i] = window[frame_id]
+            else:
+                for i, frame_id in enumerate(ids):
+                    out[i] = fit_frame(Image.fromarray(frames[frame_id]), box, size)
+        return clip
+
+
+def _read_images(
+    images: Callable[[str, Iterable[int]], Iterator[Image.Image]],
+    modality: str,
+    ids: np.ndarray,
+    box_of: BoxOf,
+    size: Size,
+) -> np.ndarray:
+    """Each image is fitted as soon as it is decoded, so that a clip is never held at the size of its source."""
     unique, positions = np.unique(ids, return_inverse=True)
-    sizes: set[tuple[int, int]] = set()
-    planes = [_read_folder(video, folder, unique, fit, sizes) for folder in FOLDERS[modality]]
+    planes = []
+    for folder in FOLDERS[modality]:
+        fitted = [fit_frame(image, box_of(image.size), size) for image in images(folder, unique.tolist())]
+        planes.append(np.stack(fitted))
     frames = planes[0] if modality == "rgb" else np.stack(planes, axis=-1)
     return frames[positions]
 
 
-def _read_folder(video: Video, folder: str, ids: np.ndarray, fit: Fit, sizes: set[tuple[int, int]]) -> np.ndarray:
-    """The frames of one folder; `sizes` are those of the images before, and must be one."""
-    mode = "RGB" if folder == "rgb" else "L"
-    fitted = []
-    for frame_id in ids:
-        name = os.path.join(folder, video.files[folder].name(int(frame_id)))
-        image = _open(os.path.join(video.path, name), mode)
-        sizes.add(image.size)
-        if len(sizes) > 1:
-            (w, h), (w0, h0) = image.size, (sizes - {image.size}).pop()
-            raise DataError(f"{video.path}: {name} is {w}x{h} pixels, earlier frames are {w0}x{h0}")
-        fitted.append(fit(image))
-    return np.stack(fitted)
+def _check_size(video: Video, name: str, size: Size, first: Size) -> None:
+    if size != first:
+        raise DataError(f"{video.path}: {name} is {size[0]}x{size[1]} pixels, earlier frames are {first[0]}x{first[1]}")
 
 
 def _open(path: str, mode: str) -> Image.Image:

@@ -1,15 +1,18 @@
 """From a dataset folder to a sorted list of videos. The folder is listed once; nothing lists it again.
 
-In: root/<class>/<video>/{rgb,u,v}/ (or root/<video>/... for inference), the modalities that a model needs. Out: an
-Index of Video values that know their frame files without holding a string for each. Opens no image.
+In: root/<class>/<video>, a folder with rgb, u, v in it or a video file (or root/<video> for inference), and the
+modalities that a model needs. Out: an Index of Video values that know their frame files without holding a string for
+each. Opens no image and no video.
 """
 
+import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from action_recognition.clip.video import SUFFIXES as VIDEO_SUFFIXES
 from action_recognition.errors import DataError
 
 FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
@@ -57,16 +60,21 @@ class FrameFiles:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video folder: its path, its label (UNKNOWN where it has none), its frame files by sub-folder (rgb, u, v)."""
+    """A video: its path, its label (UNKNOWN where it has none), and where its frames are.
+
+    `files` are the images by sub-folder (rgb, u, v); a video file has none. `packed` is the file of the frame cache
+    that holds all frames, if there is one.
+    """
 
     path: str
     label: int
-    files: Mapping[str, FrameFiles]
+    files: Mapping[str, FrameFiles] = field(default_factory=dict)
+    packed: str = ""
 
     @property
-    def num_frames(self) -> int:
-        """The frames that can be sampled: of flow images where the model uses flow, else of rgb frames."""
-        return min(files.count for files in self.files.values())
+    def is_file(self) -> bool:
+        """True for a video file, False for a folder of images."""
+        return not self.files
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,17 @@ def class_folders(root: str | Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
+def videos_in(folder: str | Path) -> list[str]:
+    """The names of a class folder's videos, sorted: sub-folders and video files. OSError where it can't be listed."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and (e.is_dir() or is_video_file(e.name)))
+
+
+def is_video_file(name: str) -> bool:
+    """True where a name ends as those of video files do."""
+    return name.lower().endswith(VIDEO_SUFFIXES)
+
+
 def class_names_of(label_map: Mapping[str, int] | None, root: str | Path) -> tuple[str, ...]:
     """The class names by index: those of the label map, else root's sorted sub-folders."""
     if label_map:
@@ -93,12 +112,12 @@ def class_names_of(label_map: Mapping[str, int] | None, root: str | Path) -> tup
 
 
 def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
-    """The videos of root/<class>/<video>/. A class without a folder is a note; a folder of no class is an error.
+    """The videos of root/<class>/<video>. A class without a folder is a note; a folder of no class is an error.
 
     Raises DataError for videos that can't be used (with on_bad_video skip: only above 5 % of all), an empty class
     folder, and a root without videos.
     """
-    present = _list_root(root)
+    present = _listed(root, class_folders)
     unknown = [name for name in present if name not in class_names]
     if unknown:
         raise DataError(
@@ -108,9 +127,9 @@ def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequ
     candidates = []
     for label, name in enumerate(class_names):
         if name in present:
-            videos = class_folders(Path(root, name))
+            videos = _listed(Path(root, name), videos_in)
             if not videos:
-                raise DataError(f"{Path(root, name)}: the class folder holds no video folder; add videos or remove it")
+                raise DataError(f"{Path(root, name)}: the class folder holds no video; add videos or remove it")
             candidates += [(str(Path(root, name, video)), label) for video in videos]
     index = _index(root, sorted(candidates), tuple(class_names), modalities, on_bad_video)
     absent = [name for name in class_names if name not in present]
@@ -120,25 +139,28 @@ def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequ
 
 
 def index_videos(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
-    """The videos of a class-level folder, root/<video>/, without labels. Raises DataError as index_classes does."""
-    candidates = [(str(Path(root, name)), UNKNOWN) for name in _list_root(root)]
+    """The videos of a class-level folder, root/<video>, without labels. Raises DataError as index_classes does."""
+    candidates = [(str(Path(root, name)), UNKNOWN) for name in _listed(root, videos_in)]
     return _index(root, candidates, tuple(class_names), modalities, on_bad_video)
 
 
-def stop_if_too_many(skipped: Sequence[tuple[str, str]], num_videos: int) -> None:
-    """DataError where more than 5 % of the videos were skipped: such a data set needs a person's look."""
+def stop_if_too_many(skipped: Sequence[tuple[str, str]], num_videos: int, what: str = "videos") -> None:
+    """DataError where more than 5 % of the videos were skipped: such a data set needs a person's look.
+
+    `what` says which videos were counted.
+    """
     if len(skipped) > MAX_BAD_SHARE * num_videos:
         raise DataError(
-            f"{len(skipped)} of {num_videos} videos can't be used, more than the {MAX_BAD_SHARE:.0%} that "
+            f"{len(skipped)} of {num_videos} {what} can't be used, more than the {MAX_BAD_SHARE:.0%} that "
             f"dataset.on_bad_video=skip allows:\n{_listing(skipped)}"
         )
 
 
-def _list_root(root: str | Path) -> list[str]:
+def _listed(folder: str | Path, names_in: Callable[[str | Path], list[str]]) -> list[str]:
     try:
-        return class_folders(root)
+        return names_in(folder)
     except OSError as error:
-        raise DataError(f"{root}: can't be listed ({error.strerror})") from error
+        raise DataError(f"{folder}: can't be listed ({error.strerror})") from error
 
 
 def _index(
@@ -150,10 +172,13 @@ def _index(
 ) -> Index:
     """List each candidate's frame folders and keep those that can be used."""
     if not candidates:
-        raise DataError(f"{root}: no video folder found; expected <video>/rgb (and u, v) folders of frames")
-    index = Index([], class_names)
+        raise DataError(f"{root}: no video found; expected video files, or <video>/rgb (and u, v) folders of frames")
+    video_files = [path for path, _ in candidates if is_video_file(path) and not os.path.isdir(path)]
+    _check_video_files(root, video_files, modalities)
+    _check_doubles(video_files, {path for path, _ in candidates})
+    index, is_file = Index([], class_names), set(video_files)
     for path, label in candidates:
-        files, reason = _frame_files(path, modalities)
+        files, reason = ({}, "") if path in is_file else _frame_files(path, modalities)
         if reason:
             index.skipped.append((path, reason))
         else:
@@ -165,7 +190,29 @@ def _index(
             f"{root}: {len(doubtful)} videos have frames whose text order is not their number order (such as "
             f"{doubtful[0]}); frames are read in text order: pad the numbers with zeros"
         )
+    if 0 < len(video_files) < len(candidates):
+        num_folders = len(candidates) - len(video_files)
+        index.notes.append(f"{root}: {len(video_files)} video files and {num_folders} folders of frames, both are used")
     return index
+
+
+def _check_video_files(root: str | Path, paths: Sequence[str], modalities: Sequence[str]) -> None:
+    """DataError where video files are there and the model needs flow, or nothing is there to decode them with."""
+    if paths and "of" in modalities:
+        raise DataError(
+            f"{root}: holds {len(paths)} video files (such as {paths[0]}), which have no optical flow; make folders "
+            "with tools/preprocess.py SRC DST --flow dis and give DST, or set model.model_type=rgb"
+        )
+    if paths and importlib.util.find_spec("av") is None:
+        raise DataError(f"{root}: holds video files (such as {paths[0]}), which need PyAV: pip install av")
+
+
+def _check_doubles(video_files: Sequence[str], paths: Set[str]) -> None:
+    """DataError where a video file lies beside the folder of its own frames."""
+    for path in video_files:
+        folder = os.path.splitext(path)[0]
+        if folder in paths:
+            raise DataError(f"{path} and the folder {folder} are one video twice; move one of them away")
 
 
 def _check_usable(root: str | Path, index: Index, modalities: Sequence[str], on_bad_video: str) -> None:

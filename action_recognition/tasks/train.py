@@ -15,6 +15,7 @@ from action_recognition.config import Spec, to_plain
 from action_recognition.data.agreement import contract_of
 from action_recognition.data.augment import Augmentation
 from action_recognition.data.dataset import EvaluationWindows, Sample, TrainingClips
+from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Index, class_names_of, index_classes, stop_if_too_many
 from action_recognition.data.loader import (
     Batch,
@@ -96,7 +97,9 @@ class Trainer:
         for root, index in zip(roots, indices, strict=True):
             for note in (*index.notes, *(f"skipped {path}: {reason}" for path, reason in index.skipped)):
                 self.say(note)
-            self.say(f"{root}: {len(index.videos)} videos, {sum(v.num_frames for v in index.videos)} frames")
+            self.say(
+                f"{root}: {len(index.videos)} videos, {sum(open_frames(v).num_frames for v in index.videos)} frames"
+            )
         return indices
 
     def _build_model(self) -> nn.Module:
