@@ -45,23 +45,23 @@ def hmdb51(tmp_path: Path) -> Path:
     folder = tmp_path / "testTrainMulti_7030_splits"
     folder.mkdir()
     (folder / "clap_test_split1.txt").write_text("#20_Rhythm_clap.avi 1 \na.b [x]+(y)&z;.avi 2 \nunused.avi 0 \n")
-    (folder / "fall_floor_test_split1.txt").write_text("one.avi 2\r\ntwo.avi 1\r\ngone.avi 1\r\ngone too.avi 0\r\n")
+    (folder / "fall_floor_test_split1.txt").write_text("one.v2.avi 2\r\ntwo.avi 1\r\ngone.avi 1\r\ngone too.avi 0\r\n")
     (folder / "wave_test_split1.txt").write_text("w.avi 1\n")
     (folder / "clap_test_split2.txt").write_text("#20_Rhythm_clap.avi 2\na.b [x]+(y)&z;.avi 1\n")
     return folder
 
 
 CLAPS = ["clap/#20_Rhythm_clap.avi", "clap/a.b [x]+(y)&z;.avi", "clap/unused.avi"]
-FALLS = ["fall_floor/one", "fall_floor/two", "fall_floor/own"]  # frame folders
+FALLS = ["fall_floor/one.v2", "fall_floor/two", "fall_floor/own"]  # frame folders
 
 
 def test_hmdb51_split_puts_videos_and_frame_folders_where_the_lists_say(hmdb51: Path) -> None:
     split = hmdb51_split([*FALLS, *CLAPS], hmdb51, 1)
     assert paths(split) == {
         "train": ["clap/#20_Rhythm_clap.avi", "fall_floor/two"],
-        "test": ["clap/a.b [x]+(y)&z;.avi", "fall_floor/one"],
+        "test": ["clap/a.b [x]+(y)&z;.avi", "fall_floor/one.v2"],
     }
-    assert split.parts["test"][1] == Member("fall_floor/one", "fall_floor")
+    assert split.parts["test"][1] == Member("fall_floor/one.v2", "fall_floor")
 
 
 def test_hmdb51_split_accounts_for_every_other_video(hmdb51: Path) -> None:
