@@ -13,6 +13,7 @@ from action_recognition.clip.transform import scale_and_shift, to_input
 from action_recognition.config import ModelSpec, OptimSpec
 from action_recognition.data.loader import Batch, ToInput, TrainingPlan
 from action_recognition.models import build_model
+from action_recognition.preprocess.nvof import NvofFlow, nvof_problem
 from action_recognition.training.loop import Run, State, train_one_epoch
 from action_recognition.training.optim import Precision, Schedule, make_optimizer
 
@@ -78,6 +79,53 @@ def test_a_resumed_run_on_the_gpu_goes_on_where_it_was(tmp_path: Path, make_tree
     history, lines = run_train(root, tmp_path / "results", *BASE, *CUDA, "train.num_epochs=2")
     assert [row["epoch"] for row in history] == [0, 1]
     assert any("resuming" in line and "epoch 1" in line for line in lines)
+
+
+def moving_texture(num_frames: int, step_px: tuple[float, float]) -> np.ndarray:
+    """(T, 240, 320, 3) uint8: a sum of waves, so that it can be moved by parts of a pixel without interpolation."""
+    rng = np.random.default_rng(0)
+    wavelength_px, direction = rng.uniform(6, 60, 60), rng.uniform(0, 2 * np.pi, 60)
+    waves = 2 * np.pi / wavelength_px * np.stack([np.cos(direction), np.sin(direction)])  # (x and y, wave)
+    phases = rng.uniform(0, 2 * np.pi, (3, 60))  # of each colour
+    y, x = np.mgrid[:240, :320]
+    frames = []
+    for t in range(num_frames):
+        where = np.stack([x - t * step_px[0], y - t * step_px[1]], axis=-1) @ waves  # (H, W, wave)
+        height = np.stack([np.cos(where + phase).sum(axis=-1) for phase in phases], axis=-1)
+        frames.append(np.clip(127.5 + 10 * height, 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def mean_error_px(flow: np.ndarray | None, step_px: tuple[float, float]) -> float:
+    """Mean distance between the vectors and the true one, at least 24 pixels from the borders."""
+    assert flow is not None
+    return float(np.linalg.norm(flow - np.array(step_px), axis=-1)[24:-24, 24:-24].mean())
+
+
+@pytest.fixture
+def nvof() -> None:
+    if problem := nvof_problem():
+        pytest.skip(f"needs NVIDIA Optical Flow hardware: {problem}")
+
+
+@pytest.mark.usefixtures("nvof")
+@pytest.mark.parametrize("preset", ["slow", "fast"])
+@pytest.mark.parametrize("step_px", [(3.0, -2.0), (-1.5, 0.75), (0.0, 0.0)])
+def test_nvof_measures_a_known_motion_with_its_signs(preset: str, step_px: tuple[float, float]) -> None:
+    with NvofFlow(preset) as method:
+        first, *flows = [method.add(frame) for frame in moving_texture(4, step_px)]
+    assert first is None
+    assert [mean_error_px(flow, step_px) < 0.25 for flow in flows] == [True] * 3
+
+
+@pytest.mark.usefixtures("nvof")
+def test_nvof_of_a_video_is_not_drawn_to_the_motion_of_the_one_before() -> None:
+    with NvofFlow("fast") as method:
+        for frame in moving_texture(4, (9.0, 0.0)):
+            method.add(frame)
+        method.start()
+        _, flow = [method.add(frame) for frame in moving_texture(2, (-3.0, 2.0))]
+    assert mean_error_px(flow, (-3.0, 2.0)) < 0.25
 
 
 class _Silent:

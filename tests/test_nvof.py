@@ -132,6 +132,11 @@ def test_structs_have_the_published_sizes() -> None:
     }
 
 
+def test_each_api_has_its_own_structs() -> None:
+    apis = [(api.version, ctypes.sizeof(api.init_params), ctypes.sizeof(api.execute_output)) for api in nvof.APIS]
+    assert apis == [(0x50, 64, 48), (0x20, 48, 24)]
+
+
 def test_init_params_have_the_published_offsets() -> None:
     names = "width height outGridSize hintGridSize mode perfLevel enableExternalHints enableOutputCost hPrivData"
     more = "disparityRange enableRoi predDirection enableGlobalFlow inputBufferFormat sizeof"
