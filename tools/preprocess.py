@@ -7,13 +7,14 @@
   torchrun --nproc-per-node=8 tools/preprocess.py videos data/train    # shared by all processes (and machines)
 
 videos/<class>/<name>.avi becomes data/train/<class>/<name>/{rgb,u,v}/000000... A video's folder appears whole or not at
-all; started again, the tool does what is missing or changed. Needs: pip install ".[video]"; for DIS flow ".[flow]".
+all; started again, the tool does what is missing or changed. Needs PyAV and OpenCV: pip install ".[video]".
 """
 
 import argparse
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
@@ -69,6 +70,14 @@ def _contradiction(options: argparse.Namespace) -> str:
     return ""
 
 
+def check_installed(options: argparse.Namespace) -> None:
+    """UserError where a package is missing that these options need."""
+    needs = {"cv2": ("OpenCV", "video")} if options.flow_only else {"av": ("PyAV", "video"), "cv2": ("OpenCV", "video")}
+    for module, (name, extra) in needs.items():
+        if find_spec(module) is None:
+            raise UserError(f"{name} is not installed: pip install '.[{extra}]'")
+
+
 def find_jobs(options: argparse.Namespace) -> Jobs:
     """The jobs that SRC stands for."""
     source, target, flo = options.source, options.target, options.from_flo
@@ -89,6 +98,7 @@ def find_jobs(options: argparse.Namespace) -> Jobs:
 def preprocess(options: argparse.Namespace) -> int:
     """All of it, or this process's share of it. Returns 1 where a video could not be used."""
     rank, num_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check_installed(options)
     jobs = find_jobs(options)
     method, line = ("flo", "") if options.from_flo else chosen_method(options.flow)
     settings = Settings(method, options.flow_preset, options.encoding, options.frames, options.short_edge, options.fps,

@@ -6,8 +6,8 @@
 SRC/<class>/set1_seqQQ_*.avi; QQ is the recording. Fold f validates on the recordings with (QQ - 1) % 4 == f and trains
 on the others, so that no recording is on both sides. Runs preprocess (with DIS flow), train, evaluate and inference as
 a user would; joint starts from its fold's rgb and of models. Each finished fold is a line in WORK/results.jsonl:
-started again, the tool goes on where it was, and prints the table. --parallel folds run at a time, each on its share of the
-cores.
+started again, the tool goes on where it was, and prints the table. --parallel folds run at a time, each on its share
+of the cores.
 """
 
 import argparse

@@ -40,12 +40,12 @@ def run_jobs(jobs: Sequence[Job], settings: Settings, num_workers: int) -> Itera
     except BrokenProcessPool as error:
         advice = "finished videos stay; start again, with fewer --workers"
         raise UserError(f"a worker process was killed, perhaps for want of memory; {advice}") from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BaseException:
         for child in multiprocessing.active_children():
             child.terminate()
-        for child in multiprocessing.active_children():
-            child.join()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_summary(target: Path, outcomes: Iterable[Outcome]) -> None:
