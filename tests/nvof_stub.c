@@ -102,6 +102,12 @@ int cuDeviceGet(int *device, int ordinal) {
     return ordinal < set.num_gpus ? 0 : INVALID_DEVICE;
 }
 
+int cuDeviceGetCount(int *count) {
+    MAY_FAIL("cuDeviceGetCount");
+    *count = 1;
+    return 0;
+}
+
 int cuDeviceGetName(char *name, int len, int device) {
     (void)device;
     snprintf(name, len, "%s", set.gpu_name);

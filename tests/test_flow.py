@@ -10,7 +10,7 @@ from made_video import moved, texture
 
 from action_recognition.clip.flow_encoding import encode_clip20
 from action_recognition.errors import DataError, UserError
-from action_recognition.preprocess import nvof
+from action_recognition.preprocess import flow
 from action_recognition.preprocess.flow import DisFlow, FloFiles, RaftFlow, chosen_method, flow_method, read_flo
 
 MARGIN = 16
@@ -44,8 +44,8 @@ def endpoint_error(flow: np.ndarray, x: float, y: float, border: int = 8) -> flo
 
 @pytest.mark.parametrize(("preset", "limit"), [("slow", 0.3), ("fast", 0.5)])
 def test_dis_flow_of_a_known_shift_is_that_shift(cv2: object, preset: str, limit: float) -> None:
-    flow = flow_of(DisFlow(preset), *pair(2.3, -1.7))
-    assert endpoint_error(flow, 2.3, -1.7) < limit
+    vectors = flow_of(DisFlow(preset), *pair(2.3, -1.7))
+    assert endpoint_error(vectors, 2.3, -1.7) < limit
 
 
 def test_dis_flow_is_positive_to_the_right_and_downwards(cv2: object) -> None:
@@ -159,16 +159,16 @@ def test_flo_files_too_many_or_too_few_are_refused(tmp_path: Path) -> None:
 
 
 def test_auto_without_the_hardware_takes_dis_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvof, "nvof_problem", lambda: "no NVIDIA driver")
+    monkeypatch.setattr(flow, "nvof_problem", lambda: "no NVIDIA driver")
     assert chosen_method("auto") == ("dis", "flow: by DIS on the CPU (no NVIDIA driver)")
 
 
 def test_auto_with_the_hardware_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvof, "nvof_problem", lambda: "")
+    monkeypatch.setattr(flow, "nvof_problem", lambda: "")
     assert chosen_method("auto") == ("nvof", "flow: by the NVIDIA Optical Flow hardware")
 
 
 def test_nvof_without_the_hardware_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvof, "nvof_problem", lambda: "no NVIDIA driver")
+    monkeypatch.setattr(flow, "nvof_problem", lambda: "no NVIDIA driver")
     with pytest.raises(UserError, match="--flow nvof: no NVIDIA driver; --flow dis needs no GPU"):
         chosen_method("nvof")

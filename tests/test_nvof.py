@@ -15,7 +15,7 @@ import pytest
 
 from action_recognition.errors import DataError
 from action_recognition.preprocess import nvof
-from action_recognition.preprocess.nvof import Libraries, NvofError, NvofFlow, nvof_problem
+from action_recognition.preprocess.nvof import Libraries, NvofError, NvofFlow, num_gpus, nvof_problem
 
 STRUCTS = {
     "NV_OF_INIT_PARAMS_20": nvof.InitParams20,
@@ -504,3 +504,10 @@ def test_problem_of_a_mig_slice_without_the_engine(stub: Stub) -> None:
 def test_problem_of_an_engine_that_is_there_and_fails(stub: Stub) -> None:
     stub.fail("nvOFExecute")
     assert nvof_problem(libraries=stub.libraries) == "GPU 0 (Simulated GPU): nvOFExecute failed: GENERIC (11)"
+
+
+def test_num_gpus_is_what_the_driver_counts_and_0_without_one(stub: Stub) -> None:
+    assert num_gpus(stub.libraries) == 1
+    assert num_gpus(Libraries(("libmissing.so.1",), ())) == 0
+    stub.fail("cuDeviceGetCount")
+    assert num_gpus(stub.libraries) == 0

@@ -5,8 +5,8 @@
   python tools/benchmark.py preprocess --json                # the last line is JSON
 
 Ours and the reference's (tools/benchmark_reference.py) take turns after a warm-up; the table has the medians. `limit`
-is ours over what the bare library calls would reach. Rates are for a core (work for a second of CPU time), so other work
-on the machine disturbs them little; those of several processes are by the clock, and want an idle machine.
+is ours over what the bare library calls would reach. Rates are for a core (work for a second of CPU time), so other
+work on the machine disturbs them little; those of several processes are by the clock, and want an idle machine.
 """
 
 import argparse

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from action_recognition.errors import DataError, UserError
+from action_recognition.preprocess.nvof import NvofFlow, nvof_problem
 
 METHODS = ("none", "auto", "nvof", "dis", "raft")
 PRESETS = ("slow", "fast")
@@ -37,8 +38,6 @@ def chosen_method(method: str) -> tuple[str, str]:
     """
     if method not in ("auto", "nvof"):
         return method, ""
-    from action_recognition.preprocess.nvof import nvof_problem
-
     problem = nvof_problem()
     if not problem:
         return "nvof", "flow: by the NVIDIA Optical Flow hardware" if method == "auto" else ""
@@ -47,13 +46,11 @@ def chosen_method(method: str) -> tuple[str, str]:
     return "dis", f"flow: by DIS on the CPU ({problem})"
 
 
-def flow_method(method: str, preset: str, raft_weights: str | None = None) -> FlowMethod:
-    """The method `nvof`, `dis` or `raft`, ready for a first video."""
+def flow_method(method: str, preset: str, raft_weights: str | None = None, device: int = 0) -> FlowMethod:
+    """The method `nvof`, `dis` or `raft`, ready for a first video. `device` is the GPU of those that use one."""
     if method == "nvof":
-        from action_recognition.preprocess.nvof import NvofFlow
-
-        return NvofFlow(preset)
-    return DisFlow(preset) if method == "dis" else RaftFlow(preset, raft_weights)
+        return NvofFlow(preset, device)
+    return DisFlow(preset) if method == "dis" else RaftFlow(preset, raft_weights, device)
 
 
 class DisFlow:
@@ -84,14 +81,14 @@ class DisFlow:
 class RaftFlow:
     """RAFT from torchvision (Teed and Deng, 2020): large for slow, small for fast; on the GPU where there is one."""
 
-    def __init__(self, preset: str, weights: str | None = None) -> None:
+    def __init__(self, preset: str, weights: str | None = None, device: int = 0) -> None:
         import torch
         from torchvision.models import optical_flow
 
         large = preset == "slow"
         build = optical_flow.raft_large if large else optical_flow.raft_small
         published = optical_flow.Raft_Large_Weights.DEFAULT if large else optical_flow.Raft_Small_Weights.DEFAULT
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda", device) if torch.cuda.is_available() else torch.device("cpu")
         model: Any = build(weights=None if weights else published, progress=False)
         if weights:
             _load_raft(model, weights, build.__name__)

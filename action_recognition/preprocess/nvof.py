@@ -78,6 +78,19 @@ def nvof_problem(device: int = 0, libraries: Libraries = DRIVER) -> str:
     return ""
 
 
+def num_gpus(libraries: Libraries = DRIVER) -> int:
+    """The GPUs that this process may use; 0 where there is no driver."""
+    count = c_int()
+    try:
+        calls = _functions(
+            _load(libraries.cuda, _NO_DRIVER), {"cuInit": (c_uint32,), "cuDeviceGetCount": (POINTER(c_int),)}
+        )
+    except NvofError:
+        return 0
+    is_counted = calls["cuInit"](0) == 0 and calls["cuDeviceGetCount"](byref(count)) == 0
+    return count.value if is_counted else 0
+
+
 class NvofFlow:
     """Flow by the NVIDIA Optical Flow hardware."""
 
