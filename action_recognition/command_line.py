@@ -5,6 +5,7 @@ spec and the command line, 1 for the rest.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -30,6 +31,10 @@ def run_tool(
     above the keys in -h.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # names on disk may be any bytes, and printing one is no error
     try:
         spec = _read_spec(given, manual, task, checks)
         num_processes = getattr(getattr(spec, task), "num_gpus", 1)  # export has none

@@ -216,6 +216,11 @@ def test_training_problems_of_a_label_map_that_fits_are_none(tmp_path: Path) -> 
             "'T/ab' is a folder, not a file",
         ),
         (
+            ["dataset.cache_dir=T/file/x"],
+            "dataset.cache_dir",
+            "'T/file/x' can't be made or written to; give a folder that can",
+        ),
+        (
             ["results_dir=T/file/x"],
             "results_dir",
             "'T/file/x/train' can't be made or written to; set results_dir=FOLDER to one that can",

@@ -1,5 +1,6 @@
 """The command line of the tools: what it takes, what it says, its exit codes, and what it does not load."""
 
+import os
 import re
 import subprocess
 import sys
@@ -169,6 +170,19 @@ def test_run_tool_with_several_machines_says_how_to_start_them(
         "error: num_nodes is 4: start every machine with torchrun --nnodes=4 --nproc-per-node=2 "
         "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT tool.py ...\n"
     )
+
+
+def test_run_tool_prints_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from action_recognition.command_line import run_tool\n"
+        "name = os.fsdecode(b'caf\\xe9') + ' \\u8d70'\n"
+        "arguments = ['dataset.train_dataset_dir=x']\n"
+        "sys.exit(run_tool('x.py', '', 'train', (), lambda spec: print(name), arguments))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPO), "PYTHONUTF8": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "caf\\udce9 \\u8d70\n"), done.stderr
 
 
 def test_run_tool_of_a_task_without_gpus_runs_it() -> None:

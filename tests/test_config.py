@@ -95,6 +95,7 @@ DEFAULTS = {
     "dataset.clips_per_video": 1,
     "dataset.on_bad_video": "error",
     "dataset.flow_encoding": "max_rad",
+    "dataset.cache_dir": None,
     f"{AUGMENTATION}.train_crop_type": "random_crop",
     f"{AUGMENTATION}.scales": (1.0,),
     f"{AUGMENTATION}.horizontal_flip_prob": 0.5,

@@ -107,6 +107,18 @@ def test_plan_of_several_processes_takes_the_same_steps_as_one_with_larger_batch
     assert clip_ids[0] == clip_ids[1]
 
 
+@pytest.mark.parametrize(
+    ("num_clips", "batch_size", "num_processes", "smallest"),
+    [(7, 2, 1, 1), (8, 2, 1, 2), (8, 3, 1, 2), (3, 8, 1, 3), (9, 4, 2, 1), (8, 4, 2, 4), (13, 4, 2, 2), (5, 1, 1, 1)],
+)
+def test_plan_says_the_size_of_its_smallest_batch(
+    num_clips: int, batch_size: int, num_processes: int, smallest: int
+) -> None:
+    plans = [TrainingPlan(num_clips, batch_size, 1, 0, rank, num_processes) for rank in range(num_processes)]
+    assert min(max(1, len(batch)) for plan in plans for batch in plan) == smallest
+    assert {plan.smallest_batch for plan in plans} == {smallest}
+
+
 def test_plan_order_differs_by_epoch_and_by_seed_and_not_by_run() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         plan = TrainingPlan(50, 4, 1, seed)

@@ -446,8 +446,19 @@ def test_training_that_skips_bad_videos_counts_them_and_trains_on_the_others(twe
 def test_training_that_skips_more_than_5_percent_stops(twenty: Path, tmp_path: Path) -> None:
     spoil(twenty, 3)
     spoil(twenty, 11)
-    with pytest.raises(DataError, match=r"2 of 20"):
+    with pytest.raises(DataError, match=r"^2 of 20 videos can't be used"):
         run_train(twenty, tmp_path, "dataset.on_bad_video=skip")
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_training_that_skips_too_many_says_that_validation_counts_too(
+    make_tree: MakeTree, twenty: Path, tmp_path: Path
+) -> None:
+    val = make_tree(tmp_path / "val", {"a": 1, "b": 1}, num_frames=2, modalities=("rgb",))
+    spoil(twenty, 3)
+    spoil(val, 1)
+    with pytest.raises(DataError, match=r"^2 of 22 training and validation videos can't be used, more than the 5%"):
+        run_train(twenty, tmp_path, "dataset.on_bad_video=skip", f"dataset.val_dataset_dir={val}")
 
 
 @pytest.mark.usefixtures("tiny_models")
@@ -545,6 +556,17 @@ def test_real_2d_resnet18_trains_validates_evaluates_and_infers(make_tree: MakeT
     assert [os.path.basename(row["path"]) for row in rows] == ["video_002", "video_003"]
     model, contract = load_checkpoint(checkpoint)
     assert (contract.class_names, model.training) == (("fall", "walk"), False)
+
+
+def test_training_batch_of_one_clip_that_batch_norm_cannot_take_is_refused_at_the_start(
+    make_tree: MakeTree, tmp_path: Path
+) -> None:
+    root = make_tree(tmp_path / "data", {"walk": 2, "fall": 1}, num_frames=2, modalities=("rgb",))
+    how = ("dataset.augmentation_config.crop_smaller_edge=36", "dataset.batch_size=2", "train.num_epochs=1")
+    with pytest.raises(SpecError, match=r"^dataset\.batch_size: the last batch of an epoch holds one clip, too little"):
+        run_train(root, tmp_path / "32", *how, "dataset.output_shape=[32, 32]")
+    run_train(root, tmp_path / "33", *how, "dataset.output_shape=[33, 33]")
+    run_train(root, tmp_path / "3", *how, "dataset.output_shape=[32, 32]", "dataset.batch_size=3")
 
 
 @pytest.mark.slow

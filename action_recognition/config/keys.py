@@ -153,6 +153,9 @@ class DatasetSpec:
     flow_encoding: str = key(
         "max_rad", "How flow is written in images: TAO's converter or I3D's", one_of("max_rad", "clip20")
     )
+    cache_dir: str | None = key(
+        None, "Folder for decoded frames, kept between runs; null = none, but the user's cache to train on video files"
+    )
     augmentation_config: AugmentationSpec = field(default_factory=AugmentationSpec)
 
 

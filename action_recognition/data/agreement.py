@@ -70,6 +70,7 @@ def training_problems(spec: Spec) -> Iterator[Problem]:
     yield from _class_problems(spec, "dataset.val_dataset_dir", val, classes=classes)
     yield from _file_problems(spec, *(f"model.{m}_pretrained_model_path" for m in ("rgb", "of", "joint")))
     yield from _file_problems(spec, "train.resume_training_checkpoint_path")
+    yield from _cache_problems(spec)
     yield from _results_problems(spec, "train")
 
 
@@ -80,6 +81,7 @@ def evaluation_problems(spec: Spec) -> Iterator[Problem]:
         key = "dataset.val_dataset_dir"
     yield from _file_problems(spec, "evaluate.checkpoint")
     yield from _class_problems(spec, key, spec.evaluate.test_dataset_dir)
+    yield from _cache_problems(spec)
     yield from _results_problems(spec, "evaluate")
 
 
@@ -87,6 +89,7 @@ def inference_problems(spec: Spec) -> Iterator[Problem]:
     """What is wrong with the paths of an inference run."""
     yield from _file_problems(spec, "inference.checkpoint")
     yield from _folder_problems("inference.inference_dataset_dir", spec.inference.inference_dataset_dir)
+    yield from _cache_problems(spec)
     yield from _results_problems(spec, "inference")
 
 
@@ -140,6 +143,12 @@ def _file_problems(spec: Spec, *keys: str) -> Iterator[Problem]:
             yield Problem(
                 key, f"{path!r} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path!r}"
             )
+
+
+def _cache_problems(spec: Spec) -> Iterator[Problem]:
+    folder = spec.dataset.cache_dir
+    if folder is not None and not writable_parent(folder):
+        yield Problem("dataset.cache_dir", f"{folder!r} can't be made or written to; give a folder that can")
 
 
 def _results_problems(spec: Spec, task: str) -> Iterator[Problem]:

@@ -63,6 +63,12 @@ class TrainingPlan(Sampler[list[ClipKey]]):
         """Optimizer steps of a whole epoch."""
         return -(-self.num_clips // (self.batch_size * self.num_processes * self.accumulate_steps))
 
+    @property
+    def smallest_batch(self) -> int:
+        """The clips that a process gets in the last batch of an epoch, where it gets least; a black one counts."""
+        rest = self.num_clips - (self._num_batches() - 1) * self.batch_size * self.num_processes
+        return max(1, rest // self.num_processes)
+
     def __len__(self) -> int:
         return max(0, self._num_batches() - self.first_step * self.accumulate_steps)
 

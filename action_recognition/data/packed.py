@@ -100,7 +100,7 @@ def _header_of(file: IO[bytes], path: str | Path) -> PackedHeader | None:
         return None
     try:
         header = _header_from_plain(json.loads(block[_START.size : _START.size + length]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: is damaged: its header can't be read ({error})") from error
     there, wanted = os.fstat(file.fileno()).st_size, HEADER_BYTES + sum(map(prod, header.shapes.values()))
     if there != wanted:

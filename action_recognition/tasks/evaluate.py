@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from action_recognition.config import Spec
+from action_recognition.data.cache import kept_for_evaluation
 from action_recognition.data.index import class_folders, index_classes
 from action_recognition.files import write_text
+from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
     Windowing,
     load_trained,
@@ -54,6 +56,7 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
         )
         for note in index.notes:
             say(note)
+        (index,) = packed(spec, [(index, kept_for_evaluation(contract))], process, say)
         windowing = Windowing(
             section.video_eval_mode,
             section.video_num_segments,

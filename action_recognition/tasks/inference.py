@@ -3,7 +3,9 @@
 from typing import Any
 
 from action_recognition.config import Spec
+from action_recognition.data.cache import kept_for_evaluation
 from action_recognition.data.index import Index, index_videos
+from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
     Windowing,
     load_trained,
@@ -41,6 +43,7 @@ def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
         )
         for note in index.notes:
             say(note)
+        (index,) = packed(spec, [(index, kept_for_evaluation(contract))], process, say)
         windowing = Windowing(
             section.video_inf_mode,
             section.video_num_segments,

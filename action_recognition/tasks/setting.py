@@ -89,6 +89,38 @@ def trainable_precision(
     return "fp32" if wrong else name
 
 
+def check_single_clips(model: torch.nn.Module, inputs: list[torch.Tensor]) -> None:
+    """SpecError where a batch of one clip, `inputs`, leaves a batch norm one value a channel, which has no variance."""
+    num_values: list[int] = []
+
+    def note(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        num_values.append(args[0].numel() // args[0].shape[1])
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(*inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if 1 in num_values:
+        raise SpecError(
+            "dataset.batch_size: the last batch of an epoch holds one clip, too little for batch norm at this input "
+            "size; choose another batch size, or larger model.input_height and model.input_width"
+        )
+
+
+def bad_video(path: str, problem: str) -> DataError:
+    """The error that a video which can't be read ends a run with."""
+    return DataError(
+        f"{problem}\nmend or remove the video {path}, or set dataset.on_bad_video=skip to leave out up to "
+        f"{MAX_BAD_SHARE:.0%} of the videos"
+    )
+
+
 class Readable(Generic[Item]):
     """The items of a loader, each time it is iterated; with on_bad_video error, DataError at the first bad video."""
 
@@ -99,9 +131,5 @@ class Readable(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         for item in self.loader:
             if item.problems and self.on_bad_video != "skip":
-                path, problem = item.problems[0]
-                raise DataError(
-                    f"{problem}\nmend or remove the video {path}, or set dataset.on_bad_video=skip to leave out up to "
-                    f"{MAX_BAD_SHARE:.0%} of the videos"
-                )
+                raise bad_video(*item.problems[0])
             yield item

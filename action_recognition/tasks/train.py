@@ -14,6 +14,7 @@ from action_recognition.clip.contract import CHANNELS, Contract
 from action_recognition.config import Spec, to_plain
 from action_recognition.data.agreement import contract_of
 from action_recognition.data.augment import Augmentation
+from action_recognition.data.cache import kept_for_evaluation, kept_for_training
 from action_recognition.data.dataset import EvaluationWindows, Sample, TrainingClips
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Index, class_names_of, index_classes, stop_if_too_many
@@ -30,9 +31,11 @@ from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_pretrained, load_state
+from action_recognition.tasks.packing import counted, packed
 from action_recognition.tasks.setting import (
     Readable,
     Say,
+    check_single_clips,
     make_results_folder,
     opening_lines,
     seed_everything,
@@ -74,9 +77,11 @@ class Trainer:
         self.folder = make_results_folder(spec.train.results_dir, "train.results_dir")
         self.seed = seed_everything(spec.train.seed, process.rank)
         indices: list[Index] = from_first(self._list_videos() if process.is_first else None)
-        self.index = indices[0]
-        self.val_index = indices[1] if len(indices) > 1 else None
-        self.contract = contract_of(spec, self.index.class_names)
+        self.contract = contract_of(spec, indices[0].class_names)
+        self.augmentation = self._make_augmentation()
+        self.indices = self._pack_videos(indices)
+        self.index = self.indices[0]
+        self.val_index = self.indices[1] if len(self.indices) > 1 else None
         self.bare_model = self._build_model()
         self.plan, self.run = self._make_plan(), self._make_run()
         self.state = State()
@@ -86,20 +91,40 @@ class Trainer:
     # --- what a run is made of ---
 
     def _list_videos(self) -> list[Index]:
-        """The training and the validation videos, and what is worth saying of them."""
+        """The training and the validation videos as they lie on the disk."""
         dataset = self.spec.dataset
         names = class_names_of(dataset.label_map, str(dataset.train_dataset_dir))
         if not dataset.label_map:
             self.say(f"classes, from the sorted folder names: {', '.join(names)}")
-        roots = [root for root in (dataset.train_dataset_dir, dataset.val_dataset_dir) if root]
         modalities = contract_of(self.spec, names).modalities
-        indices = [index_classes(root, names, modalities, dataset.on_bad_video) for root in roots]
-        for root, index in zip(roots, indices, strict=True):
-            for note in (*index.notes, *(f"skipped {path}: {reason}" for path, reason in index.skipped)):
-                self.say(note)
-            self.say(
-                f"{root}: {len(index.videos)} videos, {sum(open_frames(v).num_frames for v in index.videos)} frames"
-            )
+        return [index_classes(root, names, modalities, dataset.on_bad_video) for root in self._roots]
+
+    @property
+    def _roots(self) -> list[str]:
+        dataset = self.spec.dataset
+        return [root for root in (dataset.train_dataset_dir, dataset.val_dataset_dir) if root]
+
+    def _make_augmentation(self) -> Augmentation:
+        augmentation, size = self.spec.dataset.augmentation_config, (self.contract.width, self.contract.height)
+        return Augmentation(
+            augmentation.train_crop_type,
+            size,
+            augmentation.crop_smaller_edge,
+            augmentation.scales,
+            augmentation.horizontal_flip_prob,
+        )
+
+    def _pack_videos(self, indices: list[Index]) -> list[Index]:
+        """The same videos, out of the frame cache where they belong there, and what is worth saying of them."""
+        kept = (kept_for_training(self.augmentation), kept_for_evaluation(self.contract))
+        wanted = list(zip(indices, kept, strict=False))
+        indices = packed(self.spec, wanted, self.process, self.say, is_training=True)
+        if self.process.is_first:
+            for root, index in zip(self._roots, indices, strict=True):
+                for note in (*index.notes, *(f"skipped {path}: {reason}" for path, reason in index.skipped)):
+                    self.say(note)
+                num_frames = sum(open_frames(video).num_frames for video in index.videos)
+                self.say(f"{root}: {len(index.videos)} videos, {num_frames} frames")
         return indices
 
     def _build_model(self) -> nn.Module:
@@ -163,6 +188,8 @@ class Trainer:
         if self.state.epoch >= train.num_epochs:
             self.say(f"nothing to do: {self.folder} holds {self.state.epoch} finished epochs of {train.num_epochs}")
             return self.state.history
+        if self.plan.smallest_batch == 1 and not train.sync_bn:
+            check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
         batches, validate = self._training_batches(), self._validation()
         clips, size = self.plan.num_clips, self.spec.dataset.batch_size * self.process.num_processes
         self.say(f"training in {self.run.precision.name}: {clips} clips an epoch, {size} in a batch")
@@ -181,16 +208,8 @@ class Trainer:
         return self.state.history
 
     def _training_batches(self) -> Readable[Batch]:
-        dataset, augmentation = self.spec.dataset, self.spec.dataset.augmentation_config
-        size = (self.contract.width, self.contract.height)
-        augment = Augmentation(
-            augmentation.train_crop_type,
-            size,
-            augmentation.crop_smaller_edge,
-            augmentation.scales,
-            augmentation.horizontal_flip_prob,
-        )
-        clips = TrainingClips(self.index.videos, self.contract, augment, dataset.clips_per_video, self.seed)
+        dataset = self.spec.dataset
+        clips = TrainingClips(self.index.videos, self.contract, self.augmentation, dataset.clips_per_video, self.seed)
         self.num_workers = workers_here(self.spec, self.process, self.say)
         loader = training_loader(clips, self.plan, self.num_workers, self.process.device)
         return Readable[Batch](loader, dataset.on_bad_video)
@@ -262,14 +281,13 @@ class Trainer:
 
     def _report_problems(self) -> None:
         problems = {path: text for part in gather(self.state.problems) for path, text in part.items()}
-        indices = [index for index in (self.index, self.val_index) if index]
-        num_videos = sum(len(index.videos) + len(index.skipped) for index in indices)
-        skipped = [*problems.items(), *(entry for index in indices for entry in index.skipped)]
-        stop_if_too_many(skipped, num_videos)
+        num_videos, what = counted(self.indices)
+        skipped = [*problems.items(), *(entry for index in self.indices for entry in index.skipped)]
+        stop_if_too_many(skipped, num_videos, what)
         if len(problems) > self._reported_problems:
             for path, text in list(problems.items())[self._reported_problems :]:
                 self.say(f"skipped {path}: {text}")
-            self.say(f"{len(skipped)} of {num_videos} videos skipped")
+            self.say(f"{len(skipped)} of {num_videos} {what} skipped")
         self._reported_problems = len(problems)
 
     # --- checkpoints ---
