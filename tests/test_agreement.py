@@ -178,8 +178,32 @@ def test_training_problems_of_a_label_map_that_fits_are_none(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("overrides", "key", "text"),
     [
-        (["dataset.train_dataset_dir=T/no"], "dataset.train_dataset_dir", "no such folder: 'T/no'"),
-        (["dataset.train_dataset_dir=T/file"], "dataset.train_dataset_dir", "'T/file' is a file, not a folder"),
+        (["dataset.train_dataset_dir=T/no"], "dataset.train_dataset_dir", "no such folder or list of videos: 'T/no'"),
+        (
+            ["dataset.train_dataset_dir=T/file"],
+            "dataset.train_dataset_dir",
+            "'T/file' is neither a folder nor a list of videos (.txt, .csv, .json)",
+        ),
+        (
+            ["dataset.train_dataset_dir=T/empty.csv"],
+            "dataset.train_dataset_dir",
+            "T/empty.csv: lists no video",
+        ),
+        (
+            ["dataset.train_dataset_dir=T/ab.txt", "dataset.label_map={a: 0, c: 1}"],
+            "dataset.train_dataset_dir",
+            "T/ab.txt, line 1 'ab/b b': label 'b' is not one of the classes a, c",
+        ),
+        (
+            ["dataset.train_dataset_dir=T/ab.txt", "dataset.val_dataset_dir=T/abc"],
+            "dataset.val_dataset_dir",
+            "class folder 'c' is not in dataset.train_dataset_dir (a, b)",
+        ),
+        (
+            ["dataset.train_dataset_dir=T/abc", "dataset.val_dataset_dir=T/ac.txt"],
+            "dataset.val_dataset_dir",
+            "T/ac.txt: 1 of 2 videos do not exist:\n  T/ac.txt, line 2 'ac/c c'",
+        ),
         (
             ["dataset.train_dataset_dir=T/empty"],
             "dataset.train_dataset_dir",
@@ -203,7 +227,7 @@ def test_training_problems_of_a_label_map_that_fits_are_none(tmp_path: Path) -> 
         (
             ["dataset.train_dataset_dir=T/ab", "dataset.val_dataset_dir=T/no"],
             "dataset.val_dataset_dir",
-            "no such folder: 'T/no'",
+            "no such folder or list of videos: 'T/no'",
         ),
         (
             ["model.of_pretrained_model_path=T/no.pth"],
@@ -235,6 +259,9 @@ def test_training_problems_of_a_label_map_that_fits_are_none(tmp_path: Path) -> 
 def test_training_problems_name_the_key_and_what_is_wrong(tmp_path: Path, overrides, key: str, text: str) -> None:
     folders(tmp_path, "empty", "ab/a", "ab/b", "abc/a", "abc/b", "abc/c")
     (tmp_path / "file").touch()
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "ab.txt").write_text("ab/b b\nab/a a\n")
+    (tmp_path / "ac.txt").write_text("ab/a a\nac/c c\n")
     given = [f"results_dir={tmp_path}", *(o.replace("T/", f"{tmp_path}/") for o in overrides)]
     assert found(training_problems, *given) == [(key, text.replace("T/", f"{tmp_path}/"))]
 
@@ -262,7 +289,9 @@ def test_training_problems_of_a_folder_that_may_not_be_read_are_one_line(
     ],
 )
 def test_evaluation_problems_name_the_key_that_the_folder_came_from(tmp_path: Path, override: str, key: str) -> None:
-    assert found(evaluation_problems, override, f"results_dir={tmp_path}") == [(key, "no such folder: '/no/such'")]
+    assert found(evaluation_problems, override, f"results_dir={tmp_path}") == [
+        (key, "no such folder or list of videos: '/no/such'")
+    ]
 
 
 def test_evaluation_problems_are_those_of_the_checkpoint_the_classes_and_the_results(tmp_path: Path) -> None:
@@ -308,4 +337,4 @@ def test_problems_reach_the_user_with_the_spec_s_own_in_one_list(tmp_path: Path)
             task="train",
             checks=[training_problems],
         )
-    assert "dataset.train_dataset_dir: no such folder: '/no/such'" in str(caught.value)
+    assert "dataset.train_dataset_dir: no such folder or list of videos: '/no/such'" in str(caught.value)

@@ -222,7 +222,7 @@ def test_tao_checkpoint_with_its_spec_is_evaluated_and_the_origin_of_the_classes
     assert results["confusion_matrix"] == CONFUSION
     assert (
         f"{tao_checkpoint}: no contract inside; model, input and normalisation come from the spec, classes from the "
-        "sorted folder names" in lines
+        "test data" in lines
     )
 
 
@@ -248,7 +248,7 @@ def test_test_data_without_a_class_says_so_and_leaves_it_out_of_the_mean(
 ) -> None:
     root = make_tree(tmp_path / "data", {"b": 2}, num_frames=(8, 3), modalities=("rgb",))
     results, lines = run_evaluate(checkpoint, root, tmp_path)
-    assert [line for line in lines if "no folder" in line] == [f"{root}: no folder for 1 of 2 classes: a"]
+    assert [line for line in lines if "no video of" in line] == [f"{root}: no video of 1 of 2 classes: a"]
     assert results["class_accuracy"] == {"a": None, "b": 50}
     assert results["mean_class_accuracy"] == 50
 

@@ -10,6 +10,7 @@ from action_recognition.data.frames import open_frames
 from action_recognition.data.index import (
     UNKNOWN,
     FrameFiles,
+    Index,
     class_names_of,
     index_classes,
     index_videos,
@@ -218,13 +219,78 @@ def test_index_of_video_files_without_pyav_says_what_to_install(
         index_classes(tmp_path, ("a",), ["rgb"], "error")
 
 
+# --- lists ---
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """tmp_path/x.txt with a video file and a folder of frames."""
+    files_in(tmp_path / "clips", "2.avi")
+    files_in(tmp_path / "clips/1/rgb", "0.png", "1.png")
+    (tmp_path / "x.txt").write_text("clips/2.avi walk\nclips/1 fall\n")
+    return tmp_path / "x.txt"
+
+
+def labels_of(index: Index) -> list[tuple[str, int, bool]]:
+    return [(Path(video.path).name, video.label, video.is_file) for video in index.videos]
+
+
+def test_index_of_a_list_holds_its_folders_and_files_with_their_labels(listed: Path) -> None:
+    names = class_names_of(None, listed)
+    assert names == ("fall", "walk")
+    index = index_classes(listed, names, ["rgb"], "error")
+    assert labels_of(index) == [("1", 0, False), ("2.avi", 1, True)]
+    assert index.notes == [f"{listed}: 1 video files and 1 folders of frames, both are used"]
+    assert labels_of(index_classes(listed, ("walk", "x", "fall"), ["rgb"], "error")) == [
+        ("1", 2, False),
+        ("2.avi", 0, True),
+    ]
+
+
+def test_index_of_a_list_of_indices_names_the_classes_by_them_or_by_the_label_map(listed: Path) -> None:
+    listed.write_text("clips/2.avi 2\nclips/1 0\n")
+    names = class_names_of(None, listed)
+    assert names == ("0", "1", "2")
+    index = index_classes(listed, names, ["rgb"], "error")
+    assert labels_of(index) == [("1", 0, False), ("2.avi", 2, True)]
+    assert index.notes[-1] == f"{listed}: no video of 1 of 3 classes: 1"
+    named = index_classes(listed, class_names_of({"a": 0, "b": 1, "c": 2}, listed), ["rgb"], "error")
+    assert labels_of(named) == labels_of(index)
+
+
+def test_index_of_a_list_with_a_label_of_no_class_names_the_line(listed: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.txt, line 1 .*: label 'walk' is not one of the classes fall, sits"):
+        index_classes(listed, ("fall", "sits"), ["rgb"], "error")
+
+
+def test_index_of_a_list_with_skip_leaves_out_what_does_not_exist_up_to_5_percent(tmp_path: Path) -> None:
+    files_in(tmp_path, *(f"{i}.avi" for i in range(19)))
+    path = tmp_path / "x.txt"
+    path.write_text("".join(f"{i}.avi a\n" for i in range(20)))
+    with pytest.raises(DataError, match=r"1 of 20 videos do not exist:\n .*x\.txt, line 20 '19\.avi a'"):
+        index_classes(path, ("a",), ["rgb"], "error")
+    index = index_classes(path, ("a",), ["rgb"], "skip")
+    assert len(index.videos) == 19
+    assert index.skipped == [(f"{tmp_path}/19.avi", f"does not exist ({path}, line 20 '19.avi a')")]
+    (tmp_path / "0.avi").unlink()
+    with pytest.raises(DataError, match=r"2 of 20 videos can't be used, more than the 5%"):
+        index_classes(path, ("a",), ["rgb"], "skip")
+
+
+def test_index_of_a_list_of_video_files_is_refused_for_flow(listed: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"x\.txt: holds 1 video files \(such as .*2\.avi\), which have no optical flow"
+    ):
+        index_classes(listed, ("walk", "fall"), ["rgb", "of"], "error")
+
+
 # --- notes ---
 
 
 def test_index_notes_classes_without_a_folder(tmp_path: Path, make_tree: MakeTree) -> None:
     root = make_tree(tmp_path / "tree", {"b": 1}, num_frames=2)
     index = index_classes(root, ("a", "b", "c"), ["rgb"], "error")
-    assert index.notes == [f"{root}: no folder for 2 of 3 classes: a, c"]
+    assert index.notes == [f"{root}: no video of 2 of 3 classes: a, c"]
     assert [video.label for video in index.videos] == [1]
 
 

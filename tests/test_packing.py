@@ -63,6 +63,21 @@ def test_training_on_video_files_equals_that_on_their_frames(videos: Path, folde
     assert [line for line in lines if "frames" in line and "videos, " in line] == [f"{videos}: 7 videos, 21 frames"] * 2
 
 
+def test_training_and_evaluation_on_lists_equal_those_on_the_folders(
+    videos: Path, folders: Path, tmp_path: Path
+) -> None:
+    """Four of the listed videos are folders of images, three are files."""
+    expected, _ = run_train(folders, tmp_path / "1", *HOW)
+    lines = [f"folders/a/video_00{i} a\n" for i in range(4)] + [f"videos/b/video_00{i}.avi b\n" for i in (4, 5, 6)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    history, said = run_train(tmp_path / "list.txt", tmp_path / "2", *HOW)
+    assert said[0] == "classes, from the list: a, b"
+    assert history == expected
+    checkpoint = tmp_path / "1/train/ar_model_latest.pth"
+    results = [run_evaluate(checkpoint, root, tmp_path)[0] for root in (folders, tmp_path / "list.txt")]
+    assert results[0] == results[1]
+
+
 def test_training_on_video_files_packs_them_once_into_the_users_cache_and_says_so(
     videos: Path, tmp_path: Path, user_cache: Path
 ) -> None:

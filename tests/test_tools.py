@@ -158,5 +158,5 @@ def test_folder_that_is_not_there_and_required_key_that_is_missing_are_told_toge
     assert check_only(*how) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("error: spec: 2 problems\n")
-    assert f"dataset.val_dataset_dir: no such folder: '{missing}'" in shown
+    assert f"dataset.val_dataset_dir: no such folder or list of videos: '{missing}'" in shown
     assert "dataset.train_dataset_dir: train needs it: set" in shown

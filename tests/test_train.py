@@ -473,7 +473,7 @@ def test_validation_on_a_corrupt_image_stops_and_names_it(make_tree: MakeTree, t
 def test_validation_data_without_a_class_is_said_in_one_line(make_tree: MakeTree, tree: Path, tmp_path: Path) -> None:
     val = make_tree(tmp_path / "val", {"b": 2}, num_frames=3)
     _, lines = run_train(tree, tmp_path, f"dataset.val_dataset_dir={val}", "train.num_epochs=1")
-    assert [line for line in lines if "no folder" in line] == [f"{val}: no folder for 1 of 2 classes: a"]
+    assert [line for line in lines if "no video of" in line] == [f"{val}: no video of 1 of 2 classes: a"]
 
 
 @pytest.mark.usefixtures("tiny_models")

@@ -140,7 +140,7 @@ class AugmentationSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    train_dataset_dir: str | None = key(None, "Training data: class folders of videos")
+    train_dataset_dir: str | None = key(None, "Training data: class folders of videos, or a list of videos")
     val_dataset_dir: str | None = key(None, "Validation data, in the same form; none = no validation")
     label_map: Mapping[str, int] | None = key(
         None, "Class name -> index", Check("indices 0..K-1, each once", _label_map_fault)
@@ -211,7 +211,9 @@ class EvaluateSpec:
     gpu_ids: tuple[int, ...] = key((0,), "GPU of each process", GPU_IDS)
     num_nodes: int = key(1, "Machines; must equal torchrun's", positive())
     checkpoint: str | None = key(None, "Checkpoint to evaluate; required")
-    test_dataset_dir: str | None = key(None, "Test data: class folders of videos; null = dataset.val_dataset_dir")
+    test_dataset_dir: str | None = key(
+        None, "Test data: class folders of videos, or a list of videos; null = dataset.val_dataset_dir"
+    )
     results_dir: str | None = key(None, "Folder of the results; null = <results_dir>/evaluate")
     batch_size: int = key(1, "Clips in a batch", positive())
     video_eval_mode: str = key(

@@ -1,18 +1,22 @@
 """The spec and the data, the spec and the contract: made from one another, and held against one another.
 
-The `*_problems` functions are checks for config.load_spec: they look at folders (no image is opened) and yield what is
-wrong, so that the user gets it in one list with the spec's own faults.
+The `*_problems` functions are checks for config.load_spec: they look at folders and lists (no image is opened) and
+yield what is wrong, so that the user gets it in one list with the spec's own faults.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from action_recognition.clip.contract import CHANNELS, MODALITIES, Contract, Stream
 from action_recognition.config import Problem, Spec
-from action_recognition.data.index import class_folders
-from action_recognition.errors import SpecError
+from action_recognition.data.index import class_names_of
+from action_recognition.data.lists import read_list
+from action_recognition.errors import DataError, SpecError
 from action_recognition.files import writable_parent
+
+LIST_SUFFIXES = (".txt", ".csv", ".json")
 
 
 def contract_of(spec: Spec, class_names: tuple[str, ...]) -> Contract:
@@ -66,7 +70,7 @@ def training_problems(spec: Spec) -> Iterator[Problem]:
     """What is wrong with the folders of a training run."""
     train, val = spec.dataset.train_dataset_dir, spec.dataset.val_dataset_dir
     yield from _class_problems(spec, "dataset.train_dataset_dir", train, must_have_all=True)
-    classes = spec.dataset.label_map or (_folders_in(train) if train else None)
+    classes = spec.dataset.label_map or (_classes_of(train) if train else None)
     yield from _class_problems(spec, "dataset.val_dataset_dir", val, classes=classes)
     yield from _file_problems(spec, *(f"model.{m}_pretrained_model_path" for m in ("rgb", "of", "joint")))
     yield from _file_problems(spec, "train.resume_training_checkpoint_path")
@@ -98,12 +102,12 @@ def _class_problems(
 ) -> Iterator[Problem]:
     if root is None:
         return
-    missing = list(_folder_problems(key, root))
-    yield from missing
-    if missing:
-        return
-    label_map, present = spec.dataset.label_map, _folders_in(root)
+    label_map = spec.dataset.label_map
     known = classes or label_map
+    if not os.path.isdir(root):
+        yield from _list_problems(key, root, known, spec.dataset.on_bad_video == "skip")
+        return
+    present = _classes_of(root)
     if present is None:
         yield Problem(key, f"{root!r} can't be listed; give this user the right to read it")
     elif not present:
@@ -121,12 +125,24 @@ def _class_problems(
         yield Problem("dataset.label_map", text)
 
 
-def _folders_in(root: str) -> list[str] | None:
-    """The class folders of root, or None where it can't be listed."""
+def _classes_of(root: str) -> tuple[str, ...] | None:
+    """The class folders of root or the classes of a list, or None where it can't be read."""
     try:
-        return class_folders(root)
-    except OSError:
+        return class_names_of(None, root)
+    except (OSError, DataError):
         return None
+
+
+def _list_problems(key: str, path: str, known: Iterable[str] | None, allow_missing: bool) -> Iterator[Problem]:
+    if not os.path.exists(path):
+        yield Problem(key, f"no such folder or list of videos: {path!r}")
+    elif not path.lower().endswith(LIST_SUFFIXES):
+        yield Problem(key, f"{path!r} is neither a folder nor a list of videos ({', '.join(LIST_SUFFIXES)})")
+    else:
+        try:
+            read_list(Path(path), class_names=tuple(known or ()), allow_missing=allow_missing)
+        except DataError as error:
+            yield Problem(key, str(error), ("dataset.label_map",))
 
 
 def _folder_problems(key: str, path: str | None) -> Iterator[Problem]:

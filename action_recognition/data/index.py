@@ -1,8 +1,8 @@
 """From a dataset folder to a sorted list of videos. The folder is listed once; nothing lists it again.
 
-In: root/<class>/<video>, a folder with rgb, u, v in it or a video file (or root/<video> for inference), and the
-modalities that a model needs. Out: an Index of Video values that know their frame files without holding a string for
-each. Opens no image and no video.
+In: root/<class>/<video>, a folder with rgb, u, v in it or a video file (or root/<video> for inference), or a list file
+of such videos, and the modalities that a model needs. Out: an Index of Video values that know their frame files without
+holding a string for each. Opens no image and no video.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from action_recognition.clip.video import SUFFIXES as VIDEO_SUFFIXES
+from action_recognition.data.lists import VideoList, read_list
 from action_recognition.errors import DataError
 
 FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
@@ -105,18 +106,46 @@ def is_video_file(name: str) -> bool:
 
 
 def class_names_of(label_map: Mapping[str, int] | None, root: str | Path) -> tuple[str, ...]:
-    """The class names by index: those of the label map, else root's sorted sub-folders."""
+    """The class names by index: those of the label map, else root's sorted sub-folders or a list's own.
+
+    A list that has indices only gives them as names: 0, 1 ... OSError where a folder can't be listed, DataError where a
+    list can't be read.
+    """
     if label_map:
         return tuple(sorted(label_map, key=lambda name: label_map[name]))
-    return tuple(class_folders(root))
+    if not os.path.isfile(root):
+        return tuple(class_folders(root))
+    found = read_list(Path(root), allow_missing=True)  # what is missing is index_classes' to tell
+    return found.class_names or tuple(map(str, range(1 + max(int(entry.label) for entry in found.entries))))
 
 
 def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
-    """The videos of root/<class>/<video>. A class without a folder is a note; a folder of no class is an error.
+    """The videos of root/<class>/<video>, or of a list file. A class without videos is a note, another is an error.
 
     Raises DataError for videos that can't be used (with on_bad_video skip: only above 5 % of all), an empty class
     folder, and a root without videos.
     """
+    if os.path.isfile(root):
+        found = read_list(Path(root), class_names=class_names, allow_missing=on_bad_video == "skip")
+        candidates, missing = _in_list(found, class_names), found.missing
+    else:
+        candidates, missing = _in_class_folders(root, class_names), []
+    index = _index(root, sorted(candidates), tuple(class_names), modalities, on_bad_video, missing)
+    labels = {label for _, label in candidates}
+    absent = [name for label, name in enumerate(class_names) if label not in labels]
+    if absent:
+        index.notes.append(f"{root}: no video of {len(absent)} of {len(class_names)} classes: {', '.join(absent)}")
+    return index
+
+
+def _in_list(found: VideoList, class_names: Sequence[str]) -> list[tuple[str, int]]:
+    """(path, label) of a list's entries, whose labels are names or ids."""
+    ids = {name: label for label, name in enumerate(class_names)}
+    return [(e.path, ids[e.label] if isinstance(e.label, str) else e.label) for e in found.entries]
+
+
+def _in_class_folders(root: str | Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
+    """(path, label) of what lies in root's class folders."""
     present = _listed(root, class_folders)
     unknown = [name for name in present if name not in class_names]
     if unknown:
@@ -131,11 +160,7 @@ def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequ
             if not videos:
                 raise DataError(f"{Path(root, name)}: the class folder holds no video; add videos or remove it")
             candidates += [(str(Path(root, name, video)), label) for video in videos]
-    index = _index(root, sorted(candidates), tuple(class_names), modalities, on_bad_video)
-    absent = [name for name in class_names if name not in present]
-    if absent:
-        index.notes.append(f"{root}: no folder for {len(absent)} of {len(class_names)} classes: {', '.join(absent)}")
-    return index
+    return candidates
 
 
 def index_videos(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
@@ -169,14 +194,16 @@ def _index(
     class_names: tuple[str, ...],
     modalities: Sequence[str],
     on_bad_video: str,
+    missing: Sequence[tuple[str, str]] = (),
 ) -> Index:
-    """List each candidate's frame folders and keep those that can be used."""
+    """List each candidate's frame folders and keep those that can be used. `missing`: (path, where it was listed)."""
     if not candidates:
         raise DataError(f"{root}: no video found; expected video files, or <video>/rgb (and u, v) folders of frames")
     video_files = [path for path, _ in candidates if is_video_file(path) and not os.path.isdir(path)]
     _check_video_files(root, video_files, modalities)
     _check_doubles(video_files, {path for path, _ in candidates})
     index, is_file = Index([], class_names), set(video_files)
+    index.skipped.extend((path, f"does not exist ({place})") for path, place in missing)
     for path, label in candidates:
         files, reason = ({}, "") if path in is_file else _frame_files(path, modalities)
         if reason:

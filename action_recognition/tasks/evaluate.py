@@ -8,7 +8,7 @@ import numpy as np
 
 from action_recognition.config import Spec
 from action_recognition.data.cache import kept_for_evaluation
-from action_recognition.data.index import class_folders, index_classes
+from action_recognition.data.index import class_names_of, index_classes
 from action_recognition.files import write_text
 from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
@@ -48,7 +48,7 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
     status = StatusFile(folder, process.is_first)
     status.write("STARTED", f"evaluating {checkpoint}")
     try:
-        trained = load_trained(spec, checkpoint, tuple(class_folders(root)), say)
+        trained = load_trained(spec, checkpoint, class_names_of(None, root), say)
         contract = trained.contract
         on_bad = spec.dataset.on_bad_video
         index = from_first(

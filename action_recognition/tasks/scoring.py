@@ -71,7 +71,7 @@ def _from_bare_weights(spec: Spec, path: str, fallback_classes: tuple[str, ...],
     contract = contract_of(spec, names)
     model = build_model(spec.model, len(names))
     load_state(model, weights, path)
-    origin = "dataset.label_map" if label_map else "the sorted folder names"
+    origin = "dataset.label_map" if label_map else "the test data"
     say(f"{path}: no contract inside; model, input and normalisation come from the spec, classes from {origin}")
     return Trained(model.eval(), contract)
 

@@ -1,5 +1,6 @@
 """Training from a spec: data, model, resume, fit, checkpoints."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -95,7 +96,8 @@ class Trainer:
         dataset = self.spec.dataset
         names = class_names_of(dataset.label_map, str(dataset.train_dataset_dir))
         if not dataset.label_map:
-            self.say(f"classes, from the sorted folder names: {', '.join(names)}")
+            origin = "the list" if os.path.isfile(str(dataset.train_dataset_dir)) else "the sorted folder names"
+            self.say(f"classes, from {origin}: {', '.join(names)}")
         modalities = contract_of(self.spec, names).modalities
         return [index_classes(root, names, modalities, dataset.on_bad_video) for root in self._roots]
 
