@@ -281,7 +281,7 @@ def test_json_database_gives_one_subset_with_all_its_classes(tmp_path: Path) -> 
     videos = read_list(path, subset="training")
     assert labelled(videos, tmp_path) == [("clap/a.b_1", "clap"), ("wave/c_2.avi", "wave")]
     assert videos.class_names == ("clap", "run", "wave")
-    assert list_subsets(path) == ["training", "validation"]
+    assert list_subsets(path) == {"training": 2, "validation": 1}
 
 
 @pytest.mark.parametrize(

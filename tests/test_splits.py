@@ -255,11 +255,11 @@ def test_lists_are_read_back_as_they_were_meant(tmp_path: Path, videos: list[str
         assert [(e.path, e.label) for e in entries] == [(f"{target}/videos/{m.path}", m.class_name) for m in members]
 
 
-def test_lists_of_plain_names_have_a_space_between_path_and_class(tmp_path: Path) -> None:
+def test_lists_have_a_tab_between_path_and_class_and_begin_at_a_link(tmp_path: Path) -> None:
     source = tree(tmp_path / "videos", "walk/1.avi", "walk/2.avi")
     write_lists(random_split(["walk/1.avi", "walk/2.avi"], 0.5), source, tmp_path / "split")
     assert sorted(os.listdir(tmp_path / "split")) == ["train.txt", "val.txt", "videos"]
-    assert (tmp_path / "split/train.txt").read_text() == "videos/walk/1.avi walk\n"
+    assert (tmp_path / "split/train.txt").read_text() == "videos/walk/1.avi\twalk\n"
     assert os.readlink(tmp_path / "split/videos") == "../videos"
 
 

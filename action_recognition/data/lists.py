@@ -21,10 +21,12 @@ from action_recognition.clip.video import SUFFIXES
 from action_recognition.errors import DataError
 
 Label = str | int
+LIST_SUFFIXES = (".txt", ".csv", ".json")
 CLASS_INDEX = "classInd.txt"  # UCF101's classes, `1 ApplyEyeMakeup`, beside its lists
 _PATHS = ("path", "video", "file", "filename", "file_name", "video_path", "youtube_id")
 _LABELS = ("label", "class", "class_name")
 _SUBSETS = ("split", "subset")
+_NO_LABEL = ("", "-1")  # of test sets whose answers are kept back
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
@@ -98,9 +100,12 @@ def read_list(
     return VideoList(entries, names, missing)
 
 
-def list_subsets(path: Path) -> list[str]:
-    """The subsets that a list names (json, csv with a split column), in its order; none where it names none."""
-    return _subsets(_listing(path).rows)
+def list_subsets(path: Path) -> dict[str, int]:
+    """The subsets that a list names (json, csv with a split column), and how many of their videos have a label."""
+    rows = _listing(path).rows
+    return {
+        subset: sum(row.subset == subset and row.label not in _NO_LABEL for row in rows) for subset in _subsets(rows)
+    }
 
 
 def video_stem(name: str) -> str:
@@ -292,7 +297,7 @@ def _of_subset(path: Path, rows: list[_Row], subset: str | None) -> list[_Row]:
 
 def _labels(rows: Sequence[_Row], class_names: Sequence[str]) -> tuple[list[Label], tuple[str, ...] | None]:
     """The label of each row, all names or all indices, and the class names by index where they are known."""
-    unlabelled = next((row for row in rows if row.label in ("", "-1")), None)
+    unlabelled = next((row for row in rows if row.label in _NO_LABEL), None)
     if unlabelled:
         raise DataError(f"{unlabelled.place}: has no label; training and evaluation need one for every video")
     labels = [row.label for row in rows]

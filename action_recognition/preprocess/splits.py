@@ -219,22 +219,20 @@ def _shuffled(seed: int, name: str) -> bytes:
 
 
 def write_lists(split: Split, source: Path, target: Path) -> None:
-    """target/<part>.txt with `videos/<path> <class>` lines, and target/videos, a link to `source`.
+    """target/<part>.txt with `videos/<path><tab><class>` lines, and target/videos, a link to `source`.
 
-    Between path and class is a tab where a name holds what would part or quote fields. DataError where target exists.
+    DataError where target exists.
     """
-    members = [member for part in split.parts.values() for member in part]
-    for member in members:
+    for member in (member for part in split.parts.values() for member in part):
         if re.search(r"[\t\r\n]", member.path + member.class_name):
             raise DataError(f"{member.path!r}: a name with a tab or a line break can't stand in a list; rename it")
-    separator = "\t" if any(re.search(r"""[\s,"]""", m.path + m.class_name) for m in members) else " "
     with _new_folder(source, target) as folder:
         try:
             (folder / VIDEOS_LINK).symlink_to(os.path.relpath(source.resolve(), target.resolve()), True)
         except (OSError, NotImplementedError) as error:
             raise DataError(f"{target}: no link to {source} can be made there ({error}); use --as links") from error
         for part, of_part in split.parts.items():
-            lines = [f"{VIDEOS_LINK}/{m.path}{separator}{m.class_name}\n" for m in of_part]
+            lines = [f"{VIDEOS_LINK}/{m.path}\t{m.class_name}\n" for m in of_part]
             (folder / f"{part}.txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
