@@ -8,7 +8,8 @@ import numpy as np
 
 from action_recognition.config import Spec
 from action_recognition.data.cache import kept_for_evaluation
-from action_recognition.data.index import class_names_of, index_classes
+from action_recognition.data.flow_record import checked_flow
+from action_recognition.data.index import Index, class_names_of, index_classes
 from action_recognition.files import write_text
 from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
@@ -51,9 +52,12 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
         trained = load_trained(spec, checkpoint, class_names_of(None, root), say)
         contract = trained.contract
         on_bad = spec.dataset.on_bad_video
-        index = from_first(
-            index_classes(root, contract.class_names, contract.modalities, on_bad) if process.is_first else None
-        )
+
+        def list_videos() -> Index:
+            index = index_classes(root, contract.class_names, contract.modalities, on_bad)
+            return checked_flow(index, contract.flow_encoding, checkpoint)
+
+        index = from_first(list_videos() if process.is_first else None)
         for note in index.notes:
             say(note)
         (index,) = packed(spec, [(index, kept_for_evaluation(contract))], process, say)

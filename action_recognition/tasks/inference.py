@@ -4,6 +4,7 @@ from typing import Any
 
 from action_recognition.config import Spec
 from action_recognition.data.cache import kept_for_evaluation
+from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.index import Index, index_videos
 from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
@@ -35,12 +36,16 @@ def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
     status = StatusFile(folder, process.is_first)
     status.write("STARTED", f"inference with {section.checkpoint}")
     try:
-        trained = load_trained(spec, str(section.checkpoint), (), say)
+        checkpoint = str(section.checkpoint)
+        trained = load_trained(spec, checkpoint, (), say)
         contract = trained.contract
         on_bad, root = spec.dataset.on_bad_video, str(section.inference_dataset_dir)
-        index = from_first(
-            index_videos(root, contract.class_names, contract.modalities, on_bad) if process.is_first else None
-        )
+
+        def list_videos() -> Index:
+            index = index_videos(root, contract.class_names, contract.modalities, on_bad)
+            return checked_flow(index, contract.flow_encoding, checkpoint)
+
+        index = from_first(list_videos() if process.is_first else None)
         for note in index.notes:
             say(note)
         (index,) = packed(spec, [(index, kept_for_evaluation(contract))], process, say)

@@ -17,6 +17,7 @@ from action_recognition.data.agreement import contract_of
 from action_recognition.data.augment import Augmentation
 from action_recognition.data.cache import kept_for_evaluation, kept_for_training
 from action_recognition.data.dataset import EvaluationWindows, Sample, TrainingClips
+from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Index, class_names_of, index_classes, stop_if_too_many
 from action_recognition.data.loader import (
@@ -99,7 +100,8 @@ class Trainer:
             origin = "the list" if os.path.isfile(str(dataset.train_dataset_dir)) else "the sorted folder names"
             self.say(f"classes, from {origin}: {', '.join(names)}")
         modalities = contract_of(self.spec, names).modalities
-        return [index_classes(root, names, modalities, dataset.on_bad_video) for root in self._roots]
+        indices = [index_classes(root, names, modalities, dataset.on_bad_video) for root in self._roots]
+        return [checked_flow(index, dataset.flow_encoding, "dataset.flow_encoding") for index in indices]
 
     @property
     def _roots(self) -> list[str]:
