@@ -259,8 +259,8 @@ def test_index_of_a_list_of_indices_names_the_classes_by_them_or_by_the_label_ma
 
 
 def test_index_of_a_list_with_a_label_of_no_class_names_the_line(listed: Path) -> None:
-    with pytest.raises(DataError, match=r"x\.txt, line 1 .*: label 'walk' is not one of the classes fall, sits"):
-        index_classes(listed, ("fall", "sits"), ["rgb"], "error")
+    with pytest.raises(DataError, match=r"x\.txt, line 2 .*: label 'fall' is not one of the classes walk, sits"):
+        index_classes(listed, ("walk", "sits"), ["rgb"], "error")
 
 
 def test_index_of_a_list_with_skip_leaves_out_what_does_not_exist_up_to_5_percent(tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def test_classes_named_by_numbers_are_names_where_they_are_given(root: Path) -> 
     ("text", "class_names", "message"),
     [
         ("a/1.avi run\n", ["fall", "walk"], r"line 1 'a/1.avi run': label 'run' is not one of the classes fall, walk"),
+        ("a/1.avi fall\na/2.avi run\n", ["fall"], r"line 2 'a/2.avi run': label 'run' is not one of the classes fall"),
         ("a/1.avi 2\n", ["fall", "walk"], r"line 1 .*: label 2 is not one of 0\.\.1, the indices of the classes"),
         ("a/1.avi 0\na/2.avi walk\n", None, r"line 2 .*: label 'walk' is a name and that of line 1 a number"),
         ("a/1.avi -3\n", None, r"line 1 .*: a label is a class name or an index >= 0, got -3"),

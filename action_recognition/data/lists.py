@@ -303,8 +303,11 @@ def _labels(rows: Sequence[_Row], class_names: Sequence[str]) -> tuple[list[Labe
     labels = [row.label for row in rows]
     if not class_names:
         return _free_labels(rows)
-    if set(labels) <= set(class_names):
+    strangers = set(labels) - set(class_names)
+    if not strangers:
         return list(labels), tuple(class_names)
+    for row in (row for row in rows if row.label in strangers):
+        _index_of(row, class_names)  # where others are names, the fault is with the first that is none
     return [_index_of(row, class_names) for row in rows], tuple(class_names)
 
 
