@@ -12,6 +12,7 @@ from action_recognition.data.augment import Augmentation
 from action_recognition.data.dataset import ClipKey, TrainingClips
 from action_recognition.data.draft import draft_of, spec_text
 from action_recognition.data.index import class_names_of, index_classes
+from action_recognition.data.lists import LIST_SUFFIXES
 from action_recognition.data.sheet import Strip, flow_in_colours
 from action_recognition.data.survey import printable
 from action_recognition.errors import DataError
@@ -19,8 +20,8 @@ from action_recognition.files import write_text
 
 
 def spec_for(source: Path, overrides: Sequence[str]) -> Spec:
-    """The spec in a file, or for a data folder the one that `init` would write, with overrides."""
-    if not source.is_dir():
+    """The spec in a file, or for a data set (a folder or a list) the one that `init` would write, with overrides."""
+    if not source.is_dir() and source.suffix.lower() not in LIST_SUFFIXES:
         return load_spec(source, overrides, task="train")
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, "draft.yaml")
