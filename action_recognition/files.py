@@ -3,9 +3,12 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from action_recognition.errors import DataError
 
 
 def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -48,6 +51,24 @@ def link_or_copy(source: Path, target: Path) -> None:
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)  # still there where target was a link to source already: POSIX
+
+
+@contextmanager
+def new_folder(target: str | Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its name when the block ends well, and is gone when it does not.
+
+    DataError where something stands at `target` already: nothing is ever overwritten.
+    """
+    target = Path(target)
+    if os.path.lexists(target):
+        raise DataError(f"{target}: exists already; choose another folder or remove it")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def writable_parent(folder: str | Path) -> bool:

@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "training": GROUND | {"config", "files", "torch_files"},
     "demo": GROUND | {"clip", "files"},
     "preprocess": GROUND | {"clip", "files"},
-    "deploy": GROUND | {"clip"},
+    "deploy": GROUND | {"clip", "files"},
     "loading": GROUND | {"clip", "config", "models", "training"},
     "command_line": GROUND | {"config"},
     "tasks": GROUND

@@ -7,7 +7,8 @@ from typing import IO
 
 import pytest
 
-from action_recognition.files import link_or_copy, writable_parent, write_text, write_whole
+from action_recognition.errors import DataError
+from action_recognition.files import link_or_copy, new_folder, writable_parent, write_text, write_whole
 
 
 def names_in(folder: Path) -> list[str]:
@@ -136,3 +137,27 @@ def test_writable_parent_asks_the_system_for_the_right_to_write(
     monkeypatch.setattr(os, "access", lambda path, mode: asked.append((Path(path), mode)))
     assert not writable_parent(tmp_path / "new")
     assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+def test_new_folder_appears_with_all_its_files_when_the_block_ends(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / "made") as folder:
+        (folder / "a").write_text("content")
+        assert not (tmp_path / "deep" / "made").exists()
+    assert names_in(tmp_path / "deep") == ["made"]
+    assert (tmp_path / "deep" / "made" / "a").read_text() == "content"
+
+
+def test_new_folder_is_gone_when_the_block_fails(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "made") as folder:  # noqa: PT012
+        (folder / "a").touch()
+        raise KeyboardInterrupt
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_new_folder_over_something_that_stands_there_is_refused(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "made"
+    {"folder": target.mkdir, "file": target.touch, "dangling link": lambda: target.symlink_to("nowhere")}[kind]()
+    with pytest.raises(DataError, match=r"made: exists already; choose another folder"), new_folder(target):
+        pytest.fail("the block must not run")
+    assert names_in(tmp_path) == ["made"]
