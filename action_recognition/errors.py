@@ -19,3 +19,7 @@ class DataError(UserError, ValueError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint or a file of weights can't be read, used or written."""
+
+
+class DeployError(UserError, RuntimeError):
+    """An exported model can't be read, built, or run on this machine."""
