@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from lossless import noise, write_lossless
 from PIL import Image
 from tiny import BASE, MakeTree, use_tiny_models
@@ -202,6 +203,18 @@ def test_stats_of_lists_beside_one_another_are_told_apart(noisy: Path, tmp_path:
     run("split", noisy, tmp_path / "split", "--random", "--val", 0.5)
     assert parts_of(tmp_path / "split") == {p: tmp_path / f"split/{p}.txt" for p in ("train", "val")}
     assert {video.class_name for video in find_videos(tmp_path / "split/val.txt")} == {"fall", "walk"}
+
+
+def test_seconds_are_not_summed_where_some_are_unknown(make_tree: MakeTree, tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "data", {"a": 2, "b": 1}, num_frames=10, modalities=("rgb",))
+    for video in ("a/video_000", "b/video_002"):
+        (root / video / "preprocess.json").write_text('{"outcome": {"fps": 5}}')
+    summary = summarise([measure(video) for video in find_videos(root)])
+    assert (summary["seconds"], summary["classes"]["a"]["seconds"], summary["classes"]["b"]["seconds"]) == (
+        None,
+        None,
+        2,
+    )
 
 
 def test_class_named_train_among_others_is_a_class(make_tree: MakeTree, tmp_path: Path) -> None:
@@ -573,6 +586,7 @@ def test_spec_of_init_does_not_mirror_classes_that_have_a_side() -> None:
 def test_class_name_that_yaml_would_misread_comes_back_from_the_spec(tmp_path: Path, name: str) -> None:
     (tmp_path / "spec.yaml").write_text(spec_text(draft(counts={name: (5, 0), "walk": (90, 0)}), Path("a.yaml")))
     assert load_spec(tmp_path / "spec.yaml").dataset.label_map == {name: 0, "walk": 1}
+    assert yaml.safe_load((tmp_path / "spec.yaml").read_text())["dataset"]["label_map"] == {name: 0, "walk": 1}
 
 
 def test_spec_of_init_says_what_flow_there_is(make_tree: MakeTree, tmp_path: Path) -> None:
