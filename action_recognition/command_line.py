@@ -6,13 +6,13 @@ spec and the command line, 1 for the rest.
 
 import argparse
 import io
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from action_recognition.config import Problem, Spec, describe, load_spec
 from action_recognition.errors import SpecError, UserError
+from action_recognition.machine import place, under_torchrun
 
 Check = Callable[[Spec], Iterable[Problem]]
 
@@ -38,7 +38,7 @@ def run_tool(
     try:
         spec = _read_spec(given, manual, task, checks)
         num_processes = getattr(getattr(spec, task), "num_gpus", 1)  # export has none
-        if num_processes > 1 and "WORLD_SIZE" not in os.environ:
+        if num_processes > 1 and not under_torchrun():
             return _launch(script, given, num_processes, getattr(spec, task).num_nodes)
         perform(spec)
     except SpecError as error:
@@ -71,7 +71,6 @@ def _read_spec(arguments: list[str], manual: str, task: str, checks: Sequence[Ch
 
 
 def _launch(script: str, arguments: list[str], num_processes: int, num_nodes: int) -> int:
-    from action_recognition.data.loader import num_cores
     from action_recognition.training.distributed import launch
 
     if num_nodes > 1:
@@ -79,10 +78,10 @@ def _launch(script: str, arguments: list[str], num_processes: int, num_nodes: in
             f"num_nodes is {num_nodes}: start every machine with torchrun --nnodes={num_nodes} "
             f"--nproc-per-node={num_processes} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT {script} ..."
         )
-    return launch(script, arguments, num_processes, num_cores())
+    return launch(script, arguments, num_processes)
 
 
 def _fail(error: object, exit_code: int) -> int:
-    if os.environ.get("RANK", "0") == "0" or exit_code == 1:
+    if place().rank == 0 or exit_code == 1:
         sys.stderr.write(f"error: {error}\n")
     return exit_code

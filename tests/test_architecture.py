@@ -17,17 +17,19 @@ ARROWS: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "files": GROUND,
-    "torch_files": GROUND,
+    "machine": set(),
+    "sealing": GROUND,
+    "torch_files": GROUND | {"sealing"},
     "clip": GROUND,
     "config": GROUND,
-    "data": GROUND | {"clip", "config", "files"},
+    "data": GROUND | {"machine", "clip", "config", "files"},
     "models": GROUND | {"config", "torch_files"},
-    "training": GROUND | {"config", "files", "torch_files"},
+    "training": GROUND | {"machine", "config", "files", "torch_files"},
     "demo": GROUND | {"clip", "files"},
-    "preprocess": GROUND | {"clip", "files"},
+    "preprocess": GROUND | {"machine", "clip", "files"},
     "deploy": GROUND | {"clip", "files"},
     "loading": GROUND | {"clip", "config", "models", "training"},
-    "command_line": GROUND | {"config"},
+    "command_line": GROUND | {"machine", "config"},
     "tasks": GROUND
     | {
         "clip",
@@ -37,15 +39,16 @@ ARROWS: dict[str, set[str]] = {
         "demo",
         "files",
         "loading",
+        "machine",
         "models",
         "preprocess",
         "torch_files",
         "training",
     },
 }
-INSIDE_FUNCTIONS: dict[str, set[str]] = {"deploy": {"loading"}, "command_line": {"data", "training"}}
+INSIDE_FUNCTIONS: dict[str, set[str]] = {"deploy": {"loading"}, "command_line": {"training"}}
 
-NEVER_AT_THE_TOP = {"av", "cv2", "onnx", "onnxruntime", "tensorrt", "cuda"}
+NEVER_AT_THE_TOP = {"av", "cv2", "onnx", "onnxruntime", "tensorrt", "cuda", "cryptography", "modelopt"}
 MAY_LOAD_TORCH = (
     *("models", "training", "tasks", "torch_files", "loading"),
     *("data.dataset", "data.loader", "deploy.export"),

@@ -142,6 +142,7 @@ def test_run_tool_says_what_all_processes_know_on_the_first_alone(
     spec_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error, heard: bool
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(spec_file, perform=failing(error)) == (1 if heard else 2)
     assert bool(capsys.readouterr().err) is heard
 
@@ -153,11 +154,12 @@ def test_run_tool_with_several_gpus_starts_itself_as_many_times(spec_file: Path,
     launched = []
     monkeypatch.setattr(distributed, "launch", lambda *arguments: launched.append(arguments) or 5)
     assert run(spec_file, "train.num_gpus=3", perform=failing(AssertionError())) == 5
-    ((script, arguments, num_processes, _),) = launched
+    ((script, arguments, num_processes),) = launched
     assert (script, arguments, num_processes) == ("tool.py", [str(spec_file), "train.num_gpus=3"], 3)
 
 
 def test_run_tool_under_torchrun_runs_the_task_itself(spec_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert spec_of(spec_file, "train.num_gpus=3").train.num_gpus == 3
 

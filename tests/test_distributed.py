@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from action_recognition.config import OptimSpec
 from action_recognition.data.loader import Batch, TrainingPlan
 from action_recognition.errors import SpecError
+from action_recognition.machine import under_torchrun
 from action_recognition.tasks.setting import opening_lines, seed_everything
 from action_recognition.training import distributed
 from action_recognition.training.distributed import (
@@ -32,7 +33,6 @@ from action_recognition.training.distributed import (
     gather,
     launch,
     share_buffers,
-    under_torchrun,
 )
 from action_recognition.training.loop import Run, State, train_one_epoch
 from action_recognition.training.optim import Precision, Schedule
@@ -315,7 +315,8 @@ def test_launch_hands_the_command_to_torchs_launcher_and_returns_the_exit_code(m
     commands: list[list[str]] = []
     monkeypatch.setattr("torch.distributed.run.main", commands.append)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert launch("tools/train.py", ["spec.yaml", "a.b=1"], num_processes=2, num_cores=8) == 0
+    monkeypatch.setattr(distributed, "num_cores", lambda: 8)
+    assert launch("tools/train.py", ["spec.yaml", "a.b=1"], num_processes=2) == 0
     assert commands == [["--standalone", "--nproc-per-node=2", "tools/train.py", "spec.yaml", "a.b=1"]]
     assert os.environ.pop("OMP_NUM_THREADS") == "4"
 
@@ -324,7 +325,7 @@ def test_launch_hands_the_command_to_torchs_launcher_and_returns_the_exit_code(m
         raise ChildFailedError("tools/train.py", {1: failure})
 
     monkeypatch.setattr("torch.distributed.run.main", fail)
-    assert launch("tools/train.py", [], num_processes=2, num_cores=1) == 2
+    assert launch("tools/train.py", [], num_processes=2) == 2
 
 
 @pytest.mark.parametrize(

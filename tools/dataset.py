@@ -28,6 +28,7 @@ from action_recognition.data.lists import list_subsets, read_list
 from action_recognition.data.survey import find_videos, measure, parts_of, plot, printable, summarise, table
 from action_recognition.errors import DataError, SpecError, UserError
 from action_recognition.files import write_text
+from action_recognition.machine import num_cores
 from action_recognition.preprocess.splits import (
     Member,
     Split,
@@ -177,7 +178,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     added.add_argument("--ok", type=Path, metavar="FILE", help="list of the videos that can be read, for training")
     added.add_argument("--bad", type=Path, metavar="FILE", help="list of those that can't, and why")
     added.add_argument(
-        "--workers", type=_at_least(1), default=_num_cores(), metavar="N", help="processes (%(default)s)"
+        "--workers", type=_at_least(1), default=num_cores(), metavar="N", help="processes (%(default)s)"
     )
     _show_arguments(_command(commands, show, SHOW))
     added = _command(commands, init, INIT)
@@ -234,10 +235,6 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,6 @@ all; started again, the tool does what is missing or changed. Needs PyAV and Ope
 """
 
 import argparse
-import os
 import signal
 import sys
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from action_recognition.errors import UserError
+from action_recognition.machine import num_cores, place
 from action_recognition.preprocess.extract import ENCODE, FRAME_SUFFIXES, Outcome, Settings
 from action_recognition.preprocess.flow import METHODS, PRESETS, chosen_method
 from action_recognition.preprocess.jobs import Jobs, jobs_of_entries, jobs_of_frames, jobs_of_tree
@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="png, or jpg of quality 95: a quarter of the size (%(default)s)")  # fmt: skip
     parser.add_argument("--short-edge", type=int, metavar="N", help="shrink frames to a shorter side of N pixels")
     parser.add_argument("--fps", type=float, metavar="N", help="N frames a second, whatever the video's rate")
-    parser.add_argument("--workers", type=int, default=_num_cores(), metavar="N", help="videos at a time (%(default)s)")
+    parser.add_argument("--workers", type=int, default=num_cores(), metavar="N", help="videos at a time (%(default)s)")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where a list's paths begin (its folder)")
     options = parser.parse_args(argv)
     if message := _contradiction(options):
@@ -97,7 +97,7 @@ def find_jobs(options: argparse.Namespace) -> Jobs:
 
 def preprocess(options: argparse.Namespace) -> int:
     """All of it, or this process's share of it. Returns 1 where a video could not be used."""
-    rank, num_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, num_processes = place().rank, place().num_processes
     check_installed(options)
     jobs = find_jobs(options)
     method, line = ("flo", "") if options.from_flo else chosen_method(options.flow)
@@ -147,10 +147,6 @@ def report(outcomes: list[Outcome], target: Path) -> None:
     frames = sum(o.frames for o in made)
     print(f"{len(made)} videos with {frames} frames written to {target}, {were_there} were there, {num_bad} left out; "
           f"{SUMMARY} lists them")  # fmt: skip
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(argv: list[str] | None = None) -> int:

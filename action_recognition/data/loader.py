@@ -4,7 +4,6 @@ The plan of an epoch depends on (seed, epoch) alone and covers every clip once, 
 workers. Batches stay uint8 on the host; `ToInput` makes the model's input on the device.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.transform import scale_and_shift, to_input
 from action_recognition.data.dataset import ClipKey, EvaluationWindows, Sample, TrainingClips
+from action_recognition.machine import num_cores
 
 
 @dataclass
@@ -121,12 +121,6 @@ def evaluation_loader(
 def usable_workers(num_workers: int, num_processes_here: int = 1) -> int:
     """As many workers as asked for, but no more than this machine has cores for each process."""
     return min(num_workers, max(1, num_cores() // num_processes_here))
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def window_batches(samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:

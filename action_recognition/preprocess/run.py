@@ -16,6 +16,7 @@ from pathlib import Path
 
 from action_recognition.errors import DataError, UserError
 from action_recognition.files import write_text
+from action_recognition.machine import place
 from action_recognition.preprocess.extract import Outcome, Settings, extract
 from action_recognition.preprocess.flow import FlowMethod, flow_method
 from action_recognition.preprocess.jobs import Job
@@ -73,7 +74,7 @@ def _run(job: Job, settings: Settings) -> Outcome:
 @lru_cache(maxsize=1)
 def _method(settings: Settings) -> FlowMethod:
     """The flow method of this process: made once, as RAFT's weights and the hardware's handles take a while."""
-    device = int(os.environ.get("LOCAL_RANK", 0)) % max(1, num_gpus()) if settings.flow != "dis" else 0
+    device = place().local_rank % max(1, num_gpus()) if settings.flow != "dis" else 0
     return flow_method(settings.flow, settings.flow_preset, settings.raft_weights, device)
 
 

@@ -14,7 +14,8 @@ from action_recognition.data.dataset import Sample
 from action_recognition.data.index import MAX_BAD_SHARE
 from action_recognition.data.loader import Batch, usable_workers
 from action_recognition.errors import DataError, SpecError
-from action_recognition.training.distributed import Process, from_first, under_torchrun
+from action_recognition.machine import under_torchrun
+from action_recognition.training.distributed import Process, from_first
 from action_recognition.training.optim import bf16_conv3d_is_right, conv3d_depths
 
 Say = Callable[[str], None]

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from action_recognition.errors import SpecError, UserError
+from action_recognition.machine import num_cores, place, under_torchrun
 
 # An error that befalls all processes is the first one's to tell, and one that a process has from losing another is
 # nobody's: the launcher ends the processes that wait as soon as it sees the end of one. Under load that takes seconds.
@@ -37,17 +38,12 @@ class Process:
         return self.rank == 0
 
 
-def under_torchrun() -> bool:
-    """True where a launcher has started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def launch(script: str, arguments: Sequence[str], num_processes: int, num_cores: int) -> int:
+def launch(script: str, arguments: Sequence[str], num_processes: int) -> int:
     """Run `script` as `num_processes` local processes under torch's elastic launcher. Returns the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // num_processes)))
     try:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", script, *arguments])
     except ChildFailedError as error:
@@ -58,13 +54,9 @@ def launch(script: str, arguments: Sequence[str], num_processes: int, num_cores:
 @contextmanager
 def connected(device_name: str, gpu_ids: Sequence[int], key: str) -> Iterator[Process]:
     """Join the group of processes for the time of the block; `key` names the spec's device key in errors."""
-    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    # A WORLD_SIZE without a RANK comes from a scheduler, not from a launcher of processes: alone, then.
-    rank, num_processes, local_rank, num_local = (
-        int(os.environ.get(name, alone)) if under_torchrun() else alone for name, alone in names.items()
-    )
-    device = choose_device(device_name, gpu_ids, local_rank, key)
-    process = Process(rank, num_processes, local_rank, num_local, device)
+    here = place()
+    device = choose_device(device_name, gpu_ids, here.local_rank, key)
+    process = Process(here.rank, here.num_processes, here.local_rank, here.num_local, device)
     if not under_torchrun():
         yield process
         return
@@ -72,7 +64,7 @@ def connected(device_name: str, gpu_ids: Sequence[int], key: str) -> Iterator[Pr
     try:
         yield process
     except Exception as error:
-        if num_processes > 1 and not (process.is_first and isinstance(error, UserError)):
+        if process.num_processes > 1 and not (process.is_first and isinstance(error, UserError)):
             time.sleep(_TURN_SEC)
         raise
     finally:
