@@ -177,9 +177,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     added.add_argument("--clip-length", type=_at_least(1), default=1, metavar="N", help="shorter videos are suspicious")
     added.add_argument("--ok", type=Path, metavar="FILE", help="list of the videos that can be read, for training")
     added.add_argument("--bad", type=Path, metavar="FILE", help="list of those that can't, and why")
-    added.add_argument(
-        "--workers", type=_at_least(1), default=num_cores(), metavar="N", help="processes (%(default)s)"
-    )
+    added.add_argument("--workers", type=_at_least(1), default=num_cores(), metavar="N", help="processes (%(default)s)")
     _show_arguments(_command(commands, show, SHOW))
     added = _command(commands, init, INIT)
     added.add_argument("root", type=Path, metavar="ROOT", help="training data, or a folder with train and val")
