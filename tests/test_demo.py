@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -244,6 +245,16 @@ def test_another_seed_gives_another_picture(tmp_path: Path) -> None:
     assert make(tmp_path / "a", small)[name] != make(tmp_path / "b", other)[name]
 
 
+@pytest.mark.parametrize("order", ["reversed", "shuffled"])
+def test_another_order_writes_the_same_frames_in_that_order(tmp_path: Path, order: str) -> None:
+    forward = DemoSpec(train_per_class=0, test_per_class=1, frames=6, size=32, flow=False)
+    frames = [content for path, content in sorted(make(tmp_path / "forward", forward).items()) if "/fall/" in path]
+    other = [c for p, c in sorted(make(tmp_path / order, replace(forward, order=order)).items()) if "/fall/" in p]
+    assert sorted(other) == sorted(frames)
+    assert (other == frames[::-1]) is (order == "reversed")
+    assert other != frames
+
+
 def test_interrupted_run_leaves_whole_videos_only_and_is_completed(tmp_path: Path) -> None:
     complete = make(tmp_path / "complete")
     dst = tmp_path / "begun"
@@ -293,6 +304,8 @@ def test_unreadable_manifest_is_refused(tmp_path: Path, text: str) -> None:
         ({"size": 31}, r"size: must be 32..1024, got 31"),
         ({"train_per_class": -1}, r"train_per_class: must be 0..100000, got -1"),
         ({"image_format": "gif"}, r"image_format: must be one of jpg, png, got 'gif'"),
+        ({"order": "odd"}, r"order: must be one of forward, reversed, shuffled, got 'odd'"),
+        ({"order": "reversed"}, r"order: reversed frames have no flow between them; leave the flow out"),
     ],
 )
 def test_impossible_spec_is_refused_with_the_value(wrong: dict, message: str) -> None:

@@ -6,7 +6,8 @@
 
 Writes DST/{train,test}/<class>/<video>/{rgb,u,v}/000000.jpg... (flow in the max_rad encoding) and DST/demo.json. No
 person is in both train and test. The same options give the same bytes; run again to complete an interrupted folder.
-With --pairs two classes are two others backwards: only a model that sees the order of frames can tell them apart.
+With --pairs two classes are two others backwards: only a model that sees the order of frames can tell them apart, and
+--order shuffled writes the videos without it.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from action_recognition.demo import DemoSpec, missing_videos, open_dataset, render_videos
+from action_recognition.demo import ORDERS, DemoSpec, missing_videos, open_dataset, render_videos
 from action_recognition.errors import SpecError, UserError
 
 
@@ -31,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=default.size, help="side of a frame in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--pairs", action="store_true", help="classes walk, sit, stand, fall, getup")
+    parser.add_argument("--order", choices=ORDERS, default=default.order, help="of a video's frames (%(default)s)")
     parser.add_argument("--flow", action=argparse.BooleanOptionalAction, default=default.flow, help="write u and v too")
     parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
     image_format = parser.add_mutually_exclusive_group()
@@ -41,7 +43,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.workers < 1:
         parser.error(f"--workers: must be at least 1, got {args.workers}")
     try:
-        names = ("train_per_class", "test_per_class", "frames", "size", "seed", "pairs", "flow", "image_format")
+        names = (
+            "train_per_class",
+            "test_per_class",
+            "frames",
+            "size",
+            "seed",
+            "pairs",
+            "flow",
+            "image_format",
+            "order",
+        )
         args.spec = DemoSpec(**{name: getattr(args, name) for name in names})
     except SpecError as error:
         parser.error(str(error))

@@ -29,13 +29,17 @@ PAIR_CLASSES = ("walk", "sit", "stand", "fall", "getup")
 # person ids: a video's person follows from its number, and no person is in both sets
 FIRST_PERSON = {"train": 0, "test": 100_000}
 MAX_PER_CLASS = 100_000
+ORDERS = ("forward", "reversed", "shuffled")
 # by default JPEG stores colour at half the size, which smears limbs of three pixels
 IMAGE_OPTIONS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90, "subsampling": 0}, "png": {"compress_level": 3}}
 
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """What is rendered. size is the side of the square frames in pixels; `pairs` takes the time-reversed classes."""
+    """What is rendered. size is the side of the square frames in pixels; `pairs` takes the time-reversed classes.
+
+    `order` other than forward writes each video's frames backwards or shuffled: what a model knows without their order.
+    """
 
     train_per_class: int = 100
     test_per_class: int = 60
@@ -45,6 +49,7 @@ class DemoSpec:
     pairs: bool = False
     flow: bool = True
     image_format: str = "jpg"
+    order: str = "forward"
 
     def __post_init__(self) -> None:
         limits = {
@@ -59,6 +64,10 @@ class DemoSpec:
                 raise SpecError(f"{name}: must be {low}..{high}, got {getattr(self, name)}")
         if self.image_format not in IMAGE_OPTIONS:
             raise SpecError(f"image_format: must be one of {', '.join(IMAGE_OPTIONS)}, got {self.image_format!r}")
+        if self.order not in ORDERS:
+            raise SpecError(f"order: must be one of {', '.join(ORDERS)}, got {self.order!r}")
+        if self.order != "forward" and self.flow:
+            raise SpecError(f"order: {self.order} frames have no flow between them; leave the flow out (--no-flow)")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,7 +132,7 @@ def _write_video(dst: Path, spec: DemoSpec, video: DemoVideo) -> DemoVideo:
     unfinished = _scratch(dst) / video.path.name
     for stream in ("rgb", "u", "v") if spec.flow else ("rgb",):
         (unfinished / stream).mkdir(parents=True)
-    for number, (frame, flow) in enumerate(render(scene, with_flow=spec.flow)):
+    for number, (frame, flow) in zip(_order(spec, video), render(scene, with_flow=spec.flow), strict=True):
         images = {"rgb": frame}
         if flow is not None:
             images["u"], images["v"] = encode_max_rad(flow)
@@ -133,6 +142,14 @@ def _write_video(dst: Path, spec: DemoSpec, video: DemoVideo) -> DemoVideo:
     target.parent.mkdir(parents=True, exist_ok=True)
     os.rename(unfinished, target)
     return video
+
+
+def _order(spec: DemoSpec, video: DemoVideo) -> list[int]:
+    """The number that each rendered frame is written under."""
+    numbers = list(range(spec.frames))
+    if spec.order == "shuffled":
+        return [int(n) for n in np.random.default_rng((spec.seed, video.person_id)).permutation(numbers)]
+    return numbers[::-1] if spec.order == "reversed" else numbers
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
@@ -155,7 +172,7 @@ def _check_same(manifest: Path, spec: DemoSpec) -> None:
     """DataError unless the data set in `manifest` is the one that `spec` and this renderer would give."""
     try:
         content = json.loads(manifest.read_text())
-        found = content["spec"] | {"renderer": content["renderer"]}
+        found = asdict(DemoSpec()) | content["spec"] | {"renderer": content["renderer"]}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{manifest}: not readable as a rendered data set's parameters ({error!r})") from error
     wanted = asdict(spec) | {"renderer": RENDERER}
