@@ -1,0 +1,132 @@
+"""Frames of folders, files, arrays and live sources."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_video import write_moving
+from tiny import MakeTree
+
+from action_recognition.deploy.sources import Dropped, Frame, LatestFrames, frames_of
+from action_recognition.errors import DataError
+
+RGB = ("rgb",)
+
+
+def test_frames_of_a_video_folder_come_in_order_with_times(make_tree: MakeTree, tmp_path: Path) -> None:
+    video = make_tree(tmp_path / "data", {"a": 1}, num_frames=3) / "a/video_000"
+    frames = list(frames_of(video, RGB, Dropped(), fps=10))
+    assert [(f.number, f.time_sec, int(f.images["rgb"][0, 0, 1])) for f in frames] == [
+        (0, 0, 0),
+        (1, 0.1, 1),
+        (2, 0.2, 2),
+    ]
+    assert len(list(frames_of(video / "rgb", RGB, Dropped()))) == 3
+
+
+def test_frames_of_a_folder_for_joint_hold_both_and_end_with_the_flow(make_tree: MakeTree, tmp_path: Path) -> None:
+    video = make_tree(tmp_path / "data", {"a": 1}, num_frames=3) / "a/video_000"
+    frames = list(frames_of(video, ("rgb", "of"), Dropped()))
+    assert [(f.images["rgb"].shape, f.images["of"][0, 0].tolist()) for f in frames] == [
+        ((16, 20, 3), [0, 100]), ((16, 20, 3), [1, 100]),
+    ]  # fmt: skip
+
+
+def test_frames_of_a_video_file_have_its_times(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    frames = list(frames_of(write_moving(tmp_path / "x.mp4"), RGB, Dropped()))
+    assert [f.time_sec for f in frames] == pytest.approx([i / 25 for i in range(6)])
+
+
+def test_frames_of_arrays_are_those(tmp_path: Path) -> None:
+    arrays = [np.full((2, 2, 3), i, np.uint8) for i in range(3)]
+    assert [int(f.images["rgb"][0, 0, 0]) for f in frames_of(arrays, RGB, Dropped())] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("source", ["x.mp4", "rtsp://camera/1", 0])
+def test_frames_of_pictures_for_a_flow_model_are_refused(source: str | int) -> None:
+    with pytest.raises(DataError, match=r"has pictures only, and the model takes of; make the flow with tools/preproc"):
+        frames_of(source, ("of",), Dropped())
+
+
+@pytest.mark.parametrize(("folders", "message"), [((), r"holds no png or jpg image"), (("rgb",), "rgb: holds no png")])
+def test_frames_of_an_empty_folder_say_so(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(DataError, match=message):
+        list(frames_of(tmp_path, RGB, Dropped()))
+
+
+def test_frames_of_a_camera_that_is_not_there_say_so() -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    with pytest.raises(DataError, match=r"can not be opened"):
+        list(frames_of(93, RGB, Dropped()))
+
+
+# --- live sources, simulated ---
+
+
+def frame(number: int) -> Frame:
+    return Frame(float(number), number, {})
+
+
+def test_live_source_faster_than_its_reader_keeps_the_newest_and_counts_the_rest() -> None:
+    all_read, dropped = threading.Event(), Dropped()
+
+    def source() -> Iterator[Frame]:
+        yield frame(0)
+        started.wait(10)
+        yield from map(frame, range(1, 6))
+        all_read.set()
+
+    started = threading.Event()
+    latest = iter(LatestFrames(source(), 2, dropped))
+    assert next(latest).number == 0
+    started.set()
+    assert all_read.wait(10)
+    assert [f.number for f in latest] == [4, 5]
+    assert dropped.frames == 3
+
+
+def test_live_source_slower_than_its_reader_drops_nothing() -> None:
+    dropped, taken = Dropped(), threading.Semaphore(1)
+
+    def source() -> Iterator[Frame]:
+        for number in range(5):
+            taken.acquire(timeout=10)
+            yield frame(number)
+
+    seen = []
+    for f in LatestFrames(source(), 2, dropped):
+        seen.append(f.number)
+        taken.release()
+    assert (seen, dropped.frames) == ([0, 1, 2, 3, 4], 0)
+
+
+def test_live_source_that_breaks_off_raises_where_it_is_read() -> None:
+    def source() -> Iterator[Frame]:
+        yield frame(0)
+        raise DataError("rtsp://x: broke off")
+
+    seen = []
+    with pytest.raises(DataError, match="broke off"):
+        seen.extend(f.number for f in LatestFrames(source(), 2, Dropped()))
+
+
+def test_live_source_that_nobody_reads_any_more_ends_its_thread() -> None:
+    def source() -> Iterator[Frame]:
+        number = 0
+        while True:
+            yield frame(number)
+            number += 1
+
+    before = threading.active_count()
+    latest = iter(LatestFrames(source(), 2, Dropped()))
+    next(latest)
+    latest.close()  # type: ignore[attr-defined]
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and thread.daemon:
+            thread.join(5)
+    assert threading.active_count() <= before
