@@ -29,7 +29,7 @@ RECIPES = {
     "of": ["model.model_type=of"],
     # both halves are trained already: what is left is the head, and a little of the rest
     "joint": ["model.model_type=joint", "train.num_epochs=3", "train.checkpoint_interval=3",
-              "train.validation_interval=3", "train.optim.lr=0.001", "train.optim.lr_steps=[2]"],
+              "train.validation_interval=3", "train.optim.lr_steps=[2]"],
 }  # fmt: skip
 
 
