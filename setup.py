@@ -27,6 +27,10 @@ EXTRAS = {
     "report": ["matplotlib>=3.8", "tensorboard>=2.16"],  # plots; training curves
 }
 EXTRAS["trt"] = ["tensorrt>=10.14", "cuda-python>=13"]  # builds and runs TensorRT engines on NVIDIA GPUs
+EXTRAS["crypto"] = ["cryptography>=42"]  # encrypted checkpoints and exports
+# Int8 exports. Not part of `all`: it brings its own, older onnx and another build of onnxruntime (900 MB in all), so
+# that it is best kept in an environment of its own.
+EXTRAS["quant"] = ["nvidia-modelopt[onnx]>=0.40"]
 EXTRAS["dev"] = [
     "pytest>=8",  # tests
     "pytest-xdist>=3.5",  # tests on all cores
@@ -36,7 +40,7 @@ EXTRAS["dev"] = [
     "types-tqdm",
     "scikit-learn>=1.4",  # an independent opinion on the metrics
 ]
-EXTRAS["all"] = [need for name in ("video", "flow", "deploy", "report", "dev") for need in EXTRAS[name]]
+EXTRAS["all"] = [need for name in ("video", "flow", "deploy", "report", "crypto", "dev") for need in EXTRAS[name]]
 
 assert VERSION is not None
 setup(

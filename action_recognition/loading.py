@@ -15,13 +15,15 @@ from action_recognition.models.weights import load_state
 from action_recognition.training.checkpoint import read_checkpoint
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, Contract]:
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", key: str | None = None
+) -> tuple[nn.Module, Contract]:
     """The trained model in eval mode on `device`, and its contract.
 
-    Only for checkpoints that hold a contract, as all of ours do. CheckpointError where the file can't be read, asks
+    A sealed file is opened with `key`, or with AR_ENCRYPTION_KEY in the environment. Only for checkpoints that hold a contract, as all of ours do. CheckpointError where the file can't be read, asks
     to run code, holds no contract, or does not fit its own description.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, key)
     model_spec, contract = description(content, path)
     model = build_model(model_spec, len(contract.class_names))
     load_state(model, content.get("state_dict", {}), str(path))

@@ -4,6 +4,7 @@ In: a path. Out: its content, or its state dict, on the CPU. CheckpointError say
 what is accepted. Knows no model.
 """
 
+import io
 import os
 import re
 import zipfile
@@ -15,39 +16,39 @@ import torch
 from torch import Tensor
 
 from action_recognition.errors import CheckpointError
+from action_recognition.sealing import TAO_ENCRYPTED, is_sealed_file, unseal_file
 
 ACCEPTED = "a checkpoint of this package or of TAO (.pth), or a state dict saved by torch.save"
-ENCRYPTED = (
-    "encrypted by TAO, with a cipher that is not public. In the TAO container, resume the training without an "
-    "encryption_key and use the plain .pth it saves, or export the model and use the plain .onnx"
-)
 # What wrappers put in front of every name: TAO's Lightning module, DistributedDataParallel, torch.compile.
 PREFIXES = ("model.", "module.", "_orig_mod.")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
 
 
-def read_file(path: str | os.PathLike[str]) -> Any:
+def read_file(path: str | os.PathLike[str], key: str | None = None) -> Any:
     """What a file of PyTorch holds, on the CPU. Code in it is never run; CheckpointError where it can't be read.
 
+    A sealed file is opened with `key` or the environment's; SpecError where there is none.
     Its tensors may be backed by the file: copy them before it is overwritten in place.
     """
     path = Path(path)
     if not path.is_file():
         found = "a directory" if path.is_dir() else "no such file"
         raise CheckpointError(f"{path}: {found}; accepted: {ACCEPTED}")
+    source = io.BytesIO(unseal_file(path, key)) if is_sealed_file(path) else path
     try:
         # Only the zip format can be mapped; the published I3D files are older than it.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        mappable = source is path and zipfile.is_zipfile(path)
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=mappable)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{path}: {_why_unreadable(path, error)}") from error
     if isinstance(content, dict) and _is_encrypted(content):
-        raise CheckpointError(f"{path}: {ENCRYPTED}")
+        raise CheckpointError(f"{path}: {TAO_ENCRYPTED}")
     return content
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict in a file, without the wrappers' prefixes. CheckpointError where there is none."""
-    content = read_file(path)
+def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a file, without the wrappers' prefixes. CheckpointError where there is none; see read_file."""
+    content = read_file(path, key)
     if isinstance(content, dict) and "state_dict" in content:
         content = content["state_dict"]
     return _without_prefixes(checked_state_dict(str(path), content))
@@ -79,12 +80,12 @@ def _is_encrypted(content: dict[Any, Any]) -> bool:
 def _why_unreadable(path: Path, error: Exception) -> str:
     asked = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
     if asked and asked[1].startswith("eff."):  # the package of TAO's cipher
-        return ENCRYPTED
+        return TAO_ENCRYPTED
     if asked:
         cure = "if you trust it, load it where it comes from and save model.state_dict() alone"
         return f"asks to run code while loading: refused ({asked[1]}). Accepted: {ACCEPTED}; {cure}"
     if path.suffix in (".tlt", ".etlt"):
-        return ENCRYPTED
+        return TAO_ENCRYPTED
     if isinstance(error, OSError):
         return f"can't be read: {error.strerror}"
     # torch opens with advice to load without the restriction: not a thing to pass on.

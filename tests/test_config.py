@@ -156,6 +156,10 @@ DEFAULTS = {
     "export.checkpoint": None,
     "export.onnx_file": None,
     "export.gpu_id": 0,
+    "export.precision": "fp32",
+    "export.opset": 20,
+    "export.softmax": False,
+    "export.overwrite": False,
     "export.results_dir": "/results/export",
     "results_dir": "/results",
     "encryption_key": None,
@@ -583,6 +587,14 @@ def test_input_size_is_taken_from_whichever_was_given(overrides, expected):
             ["train.optim.lr_scheduler=AutoReduce", "train.optim.lr_decay=1"],
             "command line: train.optim.lr_decay: AutoReduce needs a factor < 1, got 1.0",
         ),
+        (
+            ["export.precision=bf16", "export.opset=21"],
+            "command line: export.opset: bf16 needs 22 or more, got 21: ONNX has no bf16 convolution before",
+        ),
+        (
+            ["export.onnx_file=model.pth"],
+            "command line: export.onnx_file: 'model.pth' must end in .onnx, or in .etlt for an encrypted file",
+        ),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(overrides, expected):
@@ -797,14 +809,32 @@ def test_old_and_new_name_when_both_given_must_agree(tmp_path):
     assert load_spec(different, ["train.num_epochs=9"]).train.num_epochs == 9
 
 
+@pytest.mark.parametrize(
+    ("overrides", "opset"),
+    [([], 20), (["export.precision=bf16"], 22), (["export.precision=bf16", "export.opset=23"], 23)],
+)
+def test_opset_of_an_export_follows_from_its_precision(overrides, opset):
+    assert load_spec(None, overrides).export.opset == opset
+
+
+@pytest.mark.parametrize("opset", [17, 26])
+def test_opset_that_is_not_written_or_not_read_elsewhere_is_refused(opset):
+    assert f"export.opset: must be between 18 and 25, got {opset}" in problems_of(f"export.opset={opset}")
+
+
+def test_int8_export_without_training_clips_is_refused():
+    how = ("export.checkpoint=/c.pth", "export.precision=int8")
+    expected = "export.precision: int8 is calibrated on training clips: set dataset.train_dataset_dir"
+    assert expected in problems_of(*how, task="export")
+    assert load_spec(None, [*how, "dataset.train_dataset_dir=/d"], task="export").export.precision == "int8"
+
+
 # --- the secret ---
 
 
 @pytest.mark.parametrize(
     ("text", "overrides"),
     [
-        ("encryption_key: tlt_secret\n", []),
-        ("key: tlt_secret\n", []),
         ("encryption_key: [tlt_secret]\n", []),
         ("encryption_key: {tlt_secret: tlt_secret}\n", []),
         ("encryption_key: *tlt_secret\n", []),
@@ -812,8 +842,8 @@ def test_old_and_new_name_when_both_given_must_agree(tmp_path):
         ("key: tlt_secret\nencryption_key: tlt_secret2\n", []),
         ("train: {encryption_key: tlt_secret}\n", []),
         ("results_dir:\n  encryption_key: tlt_secret\n", []),
+        ("encryption_key: !tlt_secret [1]\n", []),
         ("encryption_key=tlt_secret\n", []),
-        ("results_dir: /r\n", ["encryption_key=tlt_secret"]),
         ("results_dir: /r\n", ["key=[tlt_secret"]),
         ("results_dir: /r\n", ["encryption_key=*tlt_secret"]),
         ("results_dir: /r\n", ["encryption_key tlt_secret"]),
@@ -821,15 +851,31 @@ def test_old_and_new_name_when_both_given_must_agree(tmp_path):
         ("results_dir: /r\n", ["model.encryption_key=tlt_secret"]),
     ],
 )
-def test_encryption_key_is_refused_and_its_value_never_shown(tmp_path, text, overrides):
+def test_encryption_key_that_is_wrong_is_refused_and_its_value_never_shown(tmp_path, text, overrides):
     with pytest.raises(SpecError, match=r"problem|mapping of sections") as caught:
         load_spec(write(tmp_path, text), overrides)
     assert "tlt_secret" not in str(caught.value) + repr(caught.value) + repr(caught.value.problems)
 
 
-def test_encryption_key_is_refused_with_what_to_do():
-    expected = "encryption_key: encrypted checkpoints aren't supported by this version; leave it unset"
-    assert expected in problems_of("key=tlt_secret")
+def test_encryption_key_that_is_no_text_is_refused_without_a_word_of_it():
+    expected = "encryption_key: must be text (what was given is not shown)"
+    assert expected in problems_of("key=[tlt_secret]")
+
+
+@pytest.mark.parametrize("key", ["tlt_secret", "1234", "no", "1e3", "a b # c", "${tlt}", "schlüssel"])
+def test_encryption_key_is_the_text_that_was_given_and_its_value_is_shown_nowhere(tmp_path, key):
+    quoted = yaml.safe_dump({"encryption_key": key}, allow_unicode=True)
+    old = yaml.safe_dump({"key": key}, allow_unicode=True)
+    for spec in (
+        load_spec(write(tmp_path, quoted)),
+        load_spec(write(tmp_path, old)),
+        load_spec(None, [f"encryption_key={key}"]),
+    ):
+        assert spec.encryption_key == key
+        shown = repr(spec) + str(to_plain(spec)) + str(spec.notes) + str(spec.origins)
+        assert f"={key!r}" not in shown
+        assert "encryption_key=" not in shown
+        assert len(key) < 6 or key not in shown
 
 
 def test_encryption_key_of_a_spec_built_by_hand_is_hidden():

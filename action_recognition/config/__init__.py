@@ -34,6 +34,7 @@ from action_recognition.config.rules import (
     naming_notes,
     translate,
     with_gpus,
+    with_opset,
     with_paths,
     with_sizes,
 )
@@ -79,7 +80,7 @@ def load_spec(
     for override in overrides:
         placer.place_override(override)
     given = replace(build(Spec, placer.read_values()), origins=_origins(placer, path))
-    spec = with_paths(with_gpus(with_sizes(given)))
+    spec = with_opset(with_paths(with_gpus(with_sizes(given))))
     problems = _all_problems(placer, spec, task, checks)
     if problems:
         raise SpecProblems("spec" if path is None else shorten_key(str(path)), problems)
@@ -127,7 +128,7 @@ def to_plain(spec: Any) -> dict[str, Any]:
         value = getattr(spec, f.name)
         if dataclasses.is_dataclass(value):
             plain[f.name] = to_plain(value)
-        elif "meaning" in f.metadata and not f.metadata["refused"]:
+        elif "meaning" in f.metadata and not f.metadata["secret"]:
             plain[f.name] = _plain_value(value)
     return plain
 

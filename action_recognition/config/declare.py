@@ -70,15 +70,15 @@ def key(
     check: Check | None = None,
     *,
     tidy: Callable[[Any], Any] | None = None,
-    refused: str = "",
+    secret: bool = False,
 ) -> Any:
     """A dataclass field that is a key of the spec.
 
-    `tidy` brings a value to the one form the program knows, before the check. `refused` says why no value is accepted;
-    such a key's value is a secret and is shown nowhere.
+    `tidy` brings a value to the one form the program knows, before the check. The value of a `secret` is shown and
+    written nowhere.
     """
-    metadata = {"meaning": meaning, "check": check, "tidy": tidy, "refused": refused}
-    return field(default=default, repr=not refused, metadata=metadata)
+    metadata = {"meaning": meaning, "check": check, "tidy": tidy, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Key:
     meaning: str
     check: Check | None
     tidy: Callable[[Any], Any] | None
-    refused: str
+    secret: bool
 
 
 def keys_of(cls: Any, prefix: str = "") -> dict[str, Key]:

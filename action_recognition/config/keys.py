@@ -26,6 +26,7 @@ MAX_GPUS = 1024
 
 BACKBONES = one_of("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "i3d")
 PRECISIONS = one_of("fp32", "bf16", "fp16")
+EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 PROBABILITY = in_range(0, 1)
 
 
@@ -244,8 +245,14 @@ class InferenceSpec:
 @dataclass(frozen=True)
 class ExportSpec:
     checkpoint: str | None = key(None, "Checkpoint to export; required")
-    onnx_file: str | None = key(None, "ONNX file to write; null = beside the checkpoint, .onnx")
-    gpu_id: int = key(0, "GPU to trace the model on", in_range(0, MAX_GPUS - 1))
+    onnx_file: str | None = key(
+        None, "File to write, .onnx, or .etlt for an encrypted one; null = beside the checkpoint, .onnx"
+    )
+    gpu_id: int = key(0, "GPU that the checks in torch run on, where there is one", in_range(0, MAX_GPUS - 1))
+    precision: str = key("fp32", "Arithmetic inside; input and output stay fp32", one_of(*EXPORT_PRECISIONS))
+    opset: int | None = key(None, "ONNX opset; null = 20, with bf16 22, the first that has it", in_range(18, 25))
+    softmax: bool = key(False, "Answer probabilities in place of logits")
+    overwrite: bool = key(False, "Replace onnx_file where it exists")
     results_dir: str | None = key(None, "Folder of the log; null = <results_dir>/export")
 
 
@@ -260,8 +267,8 @@ class Spec:
     results_dir: str = key("/results", "Parent of each task's own results_dir")
     encryption_key: str | None = key(
         None,
-        "TAO's key for encrypted checkpoints; none is accepted",
-        refused="encrypted checkpoints aren't supported by this version; leave it unset",
+        "Encrypts checkpoints and .etlt exports, and opens them; better given as AR_ENCRYPTION_KEY in the environment",
+        secret=True,
     )
     # key -> "configs/x.yaml, line 4" or "command line", for what the user gave; notes are lines for the tool to print
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

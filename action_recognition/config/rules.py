@@ -97,6 +97,12 @@ def with_paths(spec: Spec) -> Spec:
     return replace(spec, **sections)
 
 
+def with_opset(spec: Spec) -> Spec:
+    """20 is read by all TensorRT from 10 on; ONNX has no bf16 convolution before 22."""
+    export = spec.export
+    return replace(spec, export=replace(export, opset=export.opset or (22 if export.precision == "bf16" else 20)))
+
+
 # --- keys that contradict each other: each check gets the resolved spec and the task, and yields its problems ---
 
 
@@ -186,6 +192,19 @@ def _sync_bn(spec: Spec, _: str | None) -> Iterator[Problem]:
         yield Problem("train.sync_bn", text, ("train.device",))
 
 
+def _export(spec: Spec, task: str | None) -> Iterator[Problem]:
+    export = spec.export
+    if export.precision == "bf16" and export.opset is not None and export.opset < 22:
+        text = f"bf16 needs 22 or more, got {export.opset}: ONNX has no bf16 convolution before"
+        yield Problem("export.opset", text, ("export.precision",))
+    if task == "export" and export.precision == "int8" and not spec.dataset.train_dataset_dir:
+        text = "int8 is calibrated on training clips: set dataset.train_dataset_dir"
+        yield Problem("export.precision", text, ("dataset.train_dataset_dir",))
+    if export.onnx_file and not export.onnx_file.lower().endswith((".onnx", ".etlt")):
+        text = f"{shorten(repr(export.onnx_file))} must end in .onnx, or in .etlt for an encrypted file"
+        yield Problem("export.onnx_file", text, ("export.checkpoint",))
+
+
 CROSS_CHECKS: tuple[Callable[[Spec, str | None], Iterable[Problem]], ...] = (
     _required,
     _sizes,
@@ -193,6 +212,7 @@ CROSS_CHECKS: tuple[Callable[[Spec, str | None], Iterable[Problem]], ...] = (
     _crop,
     _auto_reduce,
     _sync_bn,
+    _export,
 )
 
 

@@ -134,13 +134,20 @@ def read_value(node: yaml.Node, wanted: Key) -> Any:
     """The node's value in the key's type, tidied and checked. UnreadableValue says what is wrong."""
     if wanted.optional and is_unset(node):
         return None
-    if wanted.refused:
-        raise UnreadableValue(wanted.refused)
+    if wanted.secret:
+        return _read_secret(node)
     if is_null(node) or is_missing_mark(node):
         raise UnreadableValue(
             f"no value ({show(node)}): give one, or leave the key out for {show_plain(wanted.default)}"
         )
     return _tidied(_read(node, wanted.kind), wanted)
+
+
+def _read_secret(node: yaml.Node) -> str:
+    """Text as it stands there, whatever is in it; it is never shown, so that an error can only say what is wanted."""
+    if not isinstance(node, yaml.ScalarNode) or any("\ud800" <= char <= "\udfff" for char in node.value):
+        raise UnreadableValue("must be text (what was given is not shown)")
+    return node.value
 
 
 def _read(node: yaml.Node, kind: Any) -> Any:

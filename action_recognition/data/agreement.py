@@ -97,6 +97,23 @@ def inference_problems(spec: Spec) -> Iterator[Problem]:
     yield from _results_problems(spec, "inference")
 
 
+def export_problems(spec: Spec) -> Iterator[Problem]:
+    """What is wrong with the paths of an export."""
+    yield from _file_problems(spec, "export.checkpoint")
+    target = spec.export.onnx_file
+    if target is not None and not os.path.isdir(os.path.dirname(target) or "."):
+        yield Problem("export.onnx_file", f"no such folder: {os.path.dirname(target)!r}", ("export.checkpoint",))
+    elif target is not None and os.path.isdir(target):
+        yield Problem("export.onnx_file", f"{target!r} is a folder, not a file")
+    elif target is not None and os.path.exists(target) and not spec.export.overwrite:
+        text = f"{target!r} exists; set export.overwrite=true to replace it, or export.onnx_file=FILE"
+        yield Problem("export.onnx_file", text)
+    if spec.export.precision == "int8":
+        yield from _class_problems(spec, "dataset.train_dataset_dir", spec.dataset.train_dataset_dir)
+    key = "dataset.val_dataset_dir" if spec.dataset.val_dataset_dir else "evaluate.test_dataset_dir"
+    yield from _class_problems(spec, key, spec.evaluate.test_dataset_dir)
+
+
 def _class_problems(
     spec: Spec, key: str, root: str | None, must_have_all: bool = False, classes: Any = None
 ) -> Iterator[Problem]:

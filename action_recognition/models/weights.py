@@ -45,16 +45,17 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -
     model.load_state_dict(state_dict)
 
 
-def load_pretrained(model: nn.Module, spec: ModelSpec, num_classes: int) -> list[WeightsReport]:
+def load_pretrained(model: nn.Module, spec: ModelSpec, num_classes: int, key: str | None = None) -> list[WeightsReport]:
     """Loads what the spec's *_pretrained_* fields name into a model of build_model; one report for each of them.
 
-    A file of the whole joint model wins over files of its streams, any file over imagenet_pretrained.
+    A file of the whole joint model wins over files of its streams, any file over imagenet_pretrained. `key` opens
+    sealed files.
     """
     if spec.model_type == "joint" and not spec.joint_pretrained_model_path:
         targets = {"rgb": model.get_submodule("model_rgb"), "of": model.get_submodule("model_of")}
     else:
         targets = {spec.model_type: model}
-    reports = [report for kind, target in targets.items() for report in _load_one(target, spec, kind, num_classes)]
+    reports = [report for kind, target in targets.items() for report in _load_one(target, spec, kind, num_classes, key)]
     return reports + _not_read(spec, set(targets))
 
 
@@ -102,20 +103,20 @@ def _not_read(spec: ModelSpec, used: set[str]) -> list[WeightsReport]:
     return [WeightsReport(f"{k}_pretrained_model_path {p}", 0, (f"not read: {why}",)) for k, p in left_out.items()]
 
 
-def _load_one(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int) -> list[WeightsReport]:
+def _load_one(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int, key: str | None) -> list[WeightsReport]:
     """Into one stream, or (kind joint) into the whole of a joint model: one report, or none where no field is set."""
     if _paths(spec)[kind]:
-        return [_load_file(model, spec, kind, num_classes)]
+        return [_load_file(model, spec, kind, num_classes, key)]
     if spec.imagenet_pretrained:
         source = f"imagenet_pretrained {spec.backbone} ({kind})"
         return [_adapt_and_load(model, _imagenet_weights(spec.backbone), num_classes, source)]
     return []
 
 
-def _load_file(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int) -> WeightsReport:
+def _load_file(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int, key: str | None) -> WeightsReport:
     path = str(_paths(spec)[kind])
     try:
-        entries = read_weights(path)
+        entries = read_weights(path, key)
     except CheckpointError as error:
         raise CheckpointError(f"{kind}_pretrained_model_path {error}") from error
     source = f"{kind}_pretrained_model_path {path}"

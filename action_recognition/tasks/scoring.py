@@ -22,6 +22,7 @@ from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_state
+from action_recognition.sealing import plain_note
 from action_recognition.tasks.setting import Readable, Say, supported_precision, workers_here
 from action_recognition.torch_files import read_file, read_weights
 from action_recognition.training.checkpoint import is_checkpoint
@@ -46,7 +47,9 @@ def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: 
     A file without a contract (TAO's, bare weights) is described by the spec; its classes are `fallback_classes` where
     the spec has no label map.
     """
-    content = read_file(path)
+    content = read_file(path, spec.encryption_key)
+    if note := plain_note(path, spec.encryption_key):
+        say(note)
     if not is_checkpoint(content):
         return _from_bare_weights(spec, path, fallback_classes, say)
     model_spec, contract = description(content, path)
@@ -58,7 +61,7 @@ def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: 
 
 
 def _from_bare_weights(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: Say) -> Trained:
-    weights = read_weights(path)
+    weights = read_weights(path, spec.encryption_key)
     if "model.model_type" not in spec.origins or "model.backbone" not in spec.origins:
         raise SpecError(
             f"{path}: holds weights but no description of its model; give the SPEC that it was trained with as the "

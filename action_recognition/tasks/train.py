@@ -33,6 +33,7 @@ from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_pretrained, load_state
+from action_recognition.sealing import key_from, plain_note
 from action_recognition.tasks.packing import counted, packed
 from action_recognition.tasks.setting import (
     Readable,
@@ -77,6 +78,10 @@ class Trainer:
         for line in opening_lines(spec, "train", process):
             say(line)
         self.folder = make_results_folder(spec.train.results_dir, "train.results_dir")
+        self.key = key_from(spec.encryption_key)
+        self.manager = files.CheckpointManager(self.folder, self.key)
+        if self.key:
+            say("checkpoints are encrypted with the key given; without it they can't be read again")
         self.seed = seed_everything(spec.train.seed, process.rank)
         indices: list[Index] = from_first(self._list_videos() if process.is_first else None)
         self.contract = contract_of(spec, indices[0].class_names)
@@ -87,7 +92,6 @@ class Trainer:
         self.bare_model = self._build_model()
         self.plan, self.run = self._make_plan(), self._make_run()
         self.state = State()
-        self.manager = files.CheckpointManager(self.folder)
         self.status = StatusFile(self.folder, process.is_first)
 
     # --- what a run is made of ---
@@ -138,8 +142,9 @@ class Trainer:
         network = f"{spec.model.input_type} {spec.model.backbone} for {spec.model.model_type}"
         self.say(f"model: {network}, {num_classes} classes, {num_parameters:,} parameters, on {self.process.device}")
         if self.process.is_first:  # the others get the weights from the first when they connect
-            for report in load_pretrained(model, spec.model, num_classes):
+            for report in load_pretrained(model, spec.model, num_classes, self.key):
                 self.say(str(report))
+            self._say_if_plain(*(getattr(spec.model, f"{m}_pretrained_model_path") for m in ("rgb", "of", "joint")))
         return model.to(self.process.device)
 
     def _make_plan(self) -> TrainingPlan:
@@ -326,6 +331,7 @@ class Trainer:
         if path is None:
             return
         content = self.manager.read(path)
+        self._say_if_plain(path)
         self._check_resumable(content, path)
         load_state(self.bare_model, content.get("state_dict", {}), str(path))
         try:
@@ -334,6 +340,11 @@ class Trainer:
             raise CheckpointError(f"{path}: its training state can't be used ({error!r})") from error
         where = f"epoch {self.state.epoch}" + (f", step {self.state.step}" if self.state.step else "")
         self.say(f"resuming from {path} at {where}")
+
+    def _say_if_plain(self, *paths: str | Path | None) -> None:
+        for path in paths:
+            if path and (note := plain_note(path, self.key)):
+                self.say(note)
 
     def _check_resumable(self, content: dict[str, Any], path: Path) -> None:
         """CheckpointError where the checkpoint is of another model than the spec; a line for each other change."""

@@ -1,21 +1,24 @@
 """Checkpoints of a run: what is saved, under which names, and where a run goes on.
 
 One dict of tensors and plain values a file, readable with torch.load(weights_only=True); `state_dict` has bare names.
+With a key all of it is sealed.
 `model_epoch_<epoch>.pth` as often as asked for, `ar_model_latest.pth` the newest, `ar_model_best.pth` the best.
 """
 
+import io
 import random
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from action_recognition.errors import CheckpointError
 from action_recognition.files import link_or_copy, write_whole
+from action_recognition.sealing import check_can_seal, sealed_pieces
 from action_recognition.torch_files import read_file
 
 LATEST, BEST = "ar_model_latest.pth", "ar_model_best.pth"
@@ -32,10 +35,12 @@ FIXED_KEYS = {
 
 
 class CheckpointManager:
-    """The checkpoint files of one results folder. Only rank 0 may save."""
+    """The checkpoint files of one results folder, sealed where there is a key. Only rank 0 may save."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, key: str | None = None) -> None:
+        self.folder, self._key = Path(folder), key
+        if key is not None:
+            check_can_seal()
 
     def save(self, checkpoint: Mapping[str, Any], names: list[str]) -> Path:
         """Write the checkpoint under the first name and give it the others. CheckpointError where it can't be written.
@@ -44,7 +49,7 @@ class CheckpointManager:
         """
         first = self.folder / names[0]
         try:
-            write_whole(first, lambda file: torch.save(dict(checkpoint), file))
+            write_whole(first, lambda file: self._write(dict(checkpoint), file))
             for name in names[1:]:
                 link_or_copy(first, self.folder / name)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
@@ -52,6 +57,14 @@ class CheckpointManager:
                 f"{first}: the checkpoint can't be written: {_cause(error, checkpoint, first)}"
             ) from error
         return first
+
+    def _write(self, checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+        if self._key is None:
+            torch.save(checkpoint, file)
+            return
+        plain = io.BytesIO()
+        torch.save(checkpoint, plain)
+        file.writelines(sealed_pieces(plain.getbuffer(), self._key))
 
     def latest(self) -> Path | None:
         """The newest checkpoint: ar_model_latest.pth, else the highest number in the names, else None."""
@@ -61,7 +74,7 @@ class CheckpointManager:
     def read(self, path: Path) -> dict[str, Any]:
         """A checkpoint to resume from; an error names the file that could be used in its place."""
         try:
-            return read_checkpoint(path)
+            return read_checkpoint(path, self._key)
         except CheckpointError as error:
             older = self._highest(besides=path)
             way_out = f"train.resume_training_checkpoint_path={older}" if older else "another train.results_dir"
@@ -81,9 +94,9 @@ def epoch_name(epoch: int) -> str:
     return f"model_epoch_{epoch:03d}.pth"
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, key: str | None = None) -> Any:
     """The dict in a checkpoint of ours. CheckpointError where it can't be read, runs code, or is something else."""
-    content = read_file(path)
+    content = read_file(path, key)
     if not is_checkpoint(content):
         raise CheckpointError(
             f"{path}: has weights but no training state of this program; give it as model.*_pretrained_model_path "
