@@ -20,8 +20,9 @@ def load_checkpoint(
 ) -> tuple[nn.Module, Contract]:
     """The trained model in eval mode on `device`, and its contract.
 
-    A sealed file is opened with `key`, or with AR_ENCRYPTION_KEY in the environment. Only for checkpoints that hold a contract, as all of ours do. CheckpointError where the file can't be read, asks
-    to run code, holds no contract, or does not fit its own description.
+    A sealed file is opened with `key`, or with AR_ENCRYPTION_KEY in the environment. Only for checkpoints that hold a
+    contract, as all of ours do. CheckpointError where the file can't be read, asks to run code, holds no contract, or
+    does not fit its own description.
     """
     content = read_checkpoint(path, key)
     model_spec, contract = description(content, path)

@@ -29,13 +29,16 @@ class Recognizer:
         }
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> "Recognizer":
-        """A recognizer that runs a checkpoint in torch on `device`. CheckpointError where the file can't be used."""
+    def from_checkpoint(cls, path: str | Path, device: str = "cpu", key: str | None = None) -> "Recognizer":
+        """A recognizer that runs a checkpoint in torch on `device`; `key` opens a sealed one.
+
+        CheckpointError where the file can't be used.
+        """
         import torch
 
         from action_recognition.loading import load_checkpoint
 
-        model, contract = load_checkpoint(path, device)
+        model, contract = load_checkpoint(path, device, key)
 
         def forward(inputs: list[np.ndarray]) -> np.ndarray:
             with torch.inference_mode():
