@@ -12,6 +12,7 @@ from typing import Any
 
 from action_recognition.clip.contract import Contract, contract_from_plain
 from action_recognition.errors import DeployError
+from action_recognition.sealing import is_sealed_file, unseal_file
 
 OUTPUTS = ("logits", "softmax")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -29,12 +30,12 @@ class Description:
         return {"contract": self.contract.to_plain(), "output": self.output, "precision": self.precision}
 
 
-def describe_onnx(path: str | Path) -> Description | None:
+def describe_onnx(path: str | Path, key: str | None = None) -> Description | None:
     """What the ONNX file says of itself; None where it carries no contract. Needs onnx.
 
     DeployError where the file can't be read or its description can't be used.
     """
-    return description_of(parse_onnx(read_model(path), path), path)
+    return description_of(parse_onnx(read_model(path, key), path), path)
 
 
 def describe_plan(path: str | Path) -> Description | None:
@@ -85,8 +86,10 @@ def _from_plain(plain: Any, what: str | Path) -> Description | None:
     return Description(contract, plain["output"], plain["precision"])
 
 
-def read_model(path: str | Path) -> bytes:
-    """The content of a model file."""
+def read_model(path: str | Path, key: str | None = None) -> bytes:
+    """The content of a model file; a sealed one is opened with `key`, or else with AR_ENCRYPTION_KEY."""
+    if is_sealed_file(path):
+        return unseal_file(path, key)
     try:
         return Path(path).read_bytes()
     except OSError as error:
