@@ -201,3 +201,78 @@ def test_recognizer_of_a_spoilt_checkpoint_names_the_file_and_the_fault(
 def test_recognizer_of_a_missing_checkpoint_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent\.pth"):
         Recognizer.from_checkpoint(tmp_path / "absent.pth")
+
+
+# --- a stream ---
+
+
+class Echo:
+    """A forward pass whose first logit is the mean of the newest frame's red plane, and that keeps its inputs."""
+
+    def __init__(self) -> None:
+        self.inputs: list[np.ndarray] = []
+
+    def __call__(self, inputs: list[np.ndarray]) -> np.ndarray:
+        self.inputs.append(inputs[0].copy())
+        return np.array([[float(inputs[0][0, 2].mean()), 0.0, 0.0]], np.float32)
+
+
+def consecutive() -> Contract:
+    return contract("rgb", sample_strategy="consecutive")
+
+
+def test_windows_of_as_many_frames_as_a_clip_are_one_and_equal_the_call(tmp_path: Path) -> None:
+    _, frames = noise_video(tmp_path, 3)
+    forward = Remembering()
+    recognize = Recognizer(forward, consecutive())
+    best = recognize(frames["rgb"])
+    expected = forward.inputs[0].copy()
+    (window,) = recognize.windows(frames["rgb"])
+    np.testing.assert_allclose(forward.inputs[0], expected, atol=1e-6)
+    assert window.probabilities.max() == pytest.approx(best[0][1])
+    assert (window.first_frame, window.last_frame) == (0, 2)
+
+
+@pytest.mark.parametrize(("stride", "last_frames"), [(1, [2, 3, 4, 5, 6, 7]), (2, [2, 4, 6]), (3, [2, 5])])
+def test_windows_move_by_the_stride(stride: int, last_frames: list[int], tmp_path: Path) -> None:
+    _, frames = noise_video(tmp_path, 8)
+    recognize = Recognizer(Remembering(), consecutive())
+    assert [w.last_frame for w in recognize.windows(frames["rgb"], stride)] == last_frames
+
+
+def test_windows_in_batches_are_those_one_by_one(tmp_path: Path) -> None:
+    _, frames = noise_video(tmp_path, 8)
+
+    def red(inputs: list[np.ndarray]) -> np.ndarray:
+        sizes.append(len(inputs[0]))
+        return np.stack([[x[2].mean(), x[0].mean(), 0.0] for x in inputs[0]]).astype(np.float32)
+
+    sizes: list[int] = []
+    recognize = Recognizer(red, consecutive())
+    one_by_one = [w.probabilities for w in recognize.windows(frames["rgb"])]
+    sizes.clear()
+    batched = [w.probabilities for w in recognize.windows(frames["rgb"], batch_size=4)]
+    assert sizes == [4, 2]
+    np.testing.assert_allclose(batched, one_by_one, atol=1e-6)
+
+
+def test_windows_of_a_source_shorter_than_a_clip_are_one_looped(tmp_path: Path) -> None:
+    _, frames = noise_video(tmp_path, 2)
+    forward = Remembering()
+    recognize = Recognizer(forward, consecutive())
+    recognize(frames["rgb"])
+    expected = forward.inputs[0].copy()
+    assert len(list(recognize.windows(frames["rgb"]))) == 1
+    np.testing.assert_allclose(forward.inputs[0], expected, atol=1e-6)
+
+
+def test_recognizer_of_a_softmax_model_does_not_normalise_twice() -> None:
+    recognize = Recognizer(lambda inputs: np.array([[0.2, 0.7, 0.1]], np.float32), consecutive(), is_softmax=True)
+    assert recognize(np.zeros((3, 40, 40, 3), np.uint8))[0] == ("sits", pytest.approx(0.7))
+
+
+def test_stream_tells_events_with_times_and_labels() -> None:
+    dark, bright = np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 255, np.uint8)
+    recognize = Recognizer(Echo(), consecutive())
+    events = list(recognize.stream([dark] * 5 + [bright] * 5, threshold=0.5, fps=1))
+    assert [(e.label, e.start_sec, e.end_sec) for e in events] == [("walk", 4.0, 8.0)]
