@@ -19,6 +19,7 @@ from action_recognition.deploy.deepstream_check import check_deepstream
 from action_recognition.deploy.deepstream_choices import Settings, mimicked_roi
 from action_recognition.deploy.deepstream_files import Roi, read_key_file
 from action_recognition.errors import DataError, DeployError, SpecError
+from action_recognition.sealing import MAGIC
 
 APP, PREPROCESS, INFER = "deepstream_action_recognition_config.txt", "config_preprocess.txt", "config_infer.txt"
 TRITON_INFER = "config_triton_infer.txt"
@@ -367,6 +368,12 @@ def test_file_without_a_contract_is_refused_naming_the_cure(tmp_path: Path) -> N
     model = export(tmp_path / "m.onnx", None, inputs={"input_rgb": ["N", 3, 32, 224, 224]})
     with pytest.raises(DeployError, match=r"m\.onnx: has no contract, .* tools/export\.py"):
         servable_model(model)
+
+
+def test_sealed_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(MAGIC + b"...")
+    with pytest.raises(DeployError, match=r"m\.onnx: is encrypted, which neither DeepStream nor Triton can open"):
+        servable_model(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize(

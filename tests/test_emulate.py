@@ -136,12 +136,12 @@ def test_2d_input_is_channel_by_channel_then_frame_by_frame() -> None:
 @pytest.mark.parametrize(
     ("scaling_filter", "line"),
     [
-        ("nearest", [10, 30]),  # the pixels at 1 and 3
-        ("bilinear", [5, 25]),  # halfway between 0 and 10, between 20 and 30
+        ("nearest", [11, 31]),  # the pixels at 1 and 3
+        ("bilinear", [6, 26]),  # halfway between 0 and 11, between 20 and 31: rounded
     ],
 )
 def test_line_of_four_pixels_halved(scaling_filter: str, line: list[int]) -> None:
-    frames = np.repeat(np.array([0, 10, 20, 30], np.uint8)[None, None, :, None], 3, axis=3)  # 1 1 4 3
+    frames = np.repeat(np.array([0, 11, 20, 31], np.uint8)[None, None, :, None], 3, axis=3)  # 1 1 4 3
     preprocess = replace(PLAIN, height=1, scaling_filter=scaling_filter)
     assert deepstream_input(frames.repeat(2, axis=1), preprocess)[0, 0, 0, 0].tolist() == line
 

@@ -17,6 +17,7 @@ from action_recognition.clip.contract import Stream
 from action_recognition.clip.transform import fit_clip, scale_and_shift, to_input
 from action_recognition.deploy.triton import Settings, write_triton_onnx, write_triton_plan
 from action_recognition.errors import DeployError, SpecError
+from action_recognition.sealing import MAGIC
 
 
 @pytest.fixture
@@ -179,6 +180,13 @@ def test_plan_without_a_description_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.plan").write_bytes(b"plan")
     with pytest.raises(DeployError, match=r"m\.plan: m\.plan\.json lacks beside it.* tools/build_engine\.py"):
         write_triton_plan(tmp_path / "m.plan", tmp_path / "made", Settings())
+
+
+def test_sealed_plan_is_refused(tmp_path: Path) -> None:
+    path = write_plan(tmp_path / "m.plan")
+    path.write_bytes(MAGIC + b"...")
+    with pytest.raises(DeployError, match=r"m\.plan: is encrypted, which neither"):
+        write_triton_plan(path, tmp_path / "made", Settings())
 
 
 # --- the client ---

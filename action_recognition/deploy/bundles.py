@@ -12,6 +12,7 @@ from typing import Any
 from action_recognition.clip.contract import CHANNELS, Contract
 from action_recognition.deploy.description import Description, description_of, parse_onnx, read_model
 from action_recognition.errors import DeployError
+from action_recognition.sealing import is_sealed_file
 
 INPUT_NAMES = {"rgb": "input_rgb", "of": "input_of"}
 OUTPUT_NAME = "fc_pred"
@@ -40,6 +41,7 @@ class _Tensor:
 
 def servable_model(path: Path) -> Model:
     """The model in an ONNX file. DeployError where it can't be served: everything that is wrong at once."""
+    refuse_sealed(path)
     proto = parse_onnx(read_model(path), path)
     description = description_of(proto, path)
     if description is None:
@@ -49,6 +51,12 @@ def servable_model(path: Path) -> Model:
     shapes = clip_shapes(description.contract)
     raise_problems(path, list(_problems(proto.graph, description.contract, shapes)))
     return Model(path, description, shapes)
+
+
+def refuse_sealed(path: Path) -> None:
+    """DeployError for a file that only this program can open."""
+    if is_sealed_file(path):
+        raise DeployError(f"{path}: is encrypted, which neither DeepStream nor Triton can open; export without a key")
 
 
 def clip_shapes(contract: Contract) -> dict[str, tuple[int, ...]]:

@@ -132,7 +132,6 @@ def mimicked_roi(contract: Contract, frame_size: tuple[int, int]) -> Roi:
 
 def _nearest_span(low: float, high: float, full: int) -> tuple[int, int]:
     """(start, length) in whole steps inside 0..full: the length nearest to high - low, around the same middle."""
-    most = full // ROI_STEP_PX
-    steps = min(max(round((high - low) / ROI_STEP_PX), 1), most)
+    steps = min(max(round((high - low) / ROI_STEP_PX), 1), full // ROI_STEP_PX)
     start = round(((low + high) / ROI_STEP_PX - steps) / 2)
-    return min(max(start, 0), most - steps) * ROI_STEP_PX, steps * ROI_STEP_PX
+    return start * ROI_STEP_PX, steps * ROI_STEP_PX

@@ -20,6 +20,7 @@ from action_recognition.deploy.bundles import (
     clip_shapes,
     name_problems,
     raise_problems,
+    refuse_sealed,
     servable_model,
 )
 from action_recognition.deploy.description import describe_plan, description_path
@@ -132,6 +133,7 @@ def _tensor(name: str, dims: tuple[int, ...], more: str = "") -> str:
 
 def _read_plan(path: Path) -> _Plan:
     """DeployError where the description beside the plan lacks or is not that of its tensors."""
+    refuse_sealed(path)
     description, beside = describe_plan(path), description_path(path)
     if description is None:
         raise DeployError(

@@ -1,7 +1,8 @@
 """Label a video with a model that a Triton server runs:  python client.py VIDEO [--url localhost:8001]
 
-VIDEO is a video file, or a folder with the frames in rgb and the flow images in u and v (which models need them,
-contract.json says). Needs tritonclient[grpc] and action_recognition; contract.json lies beside this file.
+VIDEO is a video file, or a folder with the frames in rgb and the flow images in u and v. Needs tritonclient[grpc] and
+action_recognition, and contract.json beside this file. recognize.stream(...) in place of recognize(...) follows a
+camera.
 """
 
 import argparse
@@ -11,30 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from action_recognition.clip.contract import contract_from_plain
-from action_recognition.clip.video import Damage, read_video
 from action_recognition.deploy.recognizer import Recognizer
-
-FOLDERS = {"rgb": {"rgb": "RGB"}, "of": {"u": "L", "v": "L"}}
-
-
-def frames_of(video: Path, modality: str) -> np.ndarray:
-    """uint8 (T, H, W, 3) for rgb, (T, H, W, 2) for of."""
-    if video.is_file():
-        return np.stack(list(read_video(video, Damage())))
-    planes = []
-    for folder, mode in FOLDERS[modality].items():
-        files = sorted((video / folder).iterdir())
-        planes.append(np.stack([np.asarray(Image.open(file).convert(mode)) for file in files]))
-    return planes[0] if modality == "rgb" else np.stack(planes, axis=-1)
+from action_recognition.deploy.sources import Dropped, frames_of
 
 
-def forward_on_server(
-    url: str, model: str, input_names: list[str], output: str
-) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """A function that sends the inputs, float32 (N, ...), and returns logits (N, K)."""
+def forward_on_server(url: str, model: str, input_names: list[str]) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """A function that sends the inputs, float32 (N, ...), and returns the scores (N, K)."""
     import tritonclient.grpc as triton
 
     server = triton.InferenceServerClient(url)
@@ -45,9 +30,9 @@ def forward_on_server(
             tensor = triton.InferInput(name, list(x.shape), "FP32")
             tensor.set_data_from_numpy(x)
             tensors.append(tensor)
-        scores = server.infer(model, tensors, outputs=[triton.InferRequestedOutput("fc_pred")]).as_numpy("fc_pred")
-        # the recognizer takes logits; the logarithm of a probability is one
-        return scores if output == "logits" else np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+        outputs = [triton.InferRequestedOutput("fc_pred")]
+        scores: np.ndarray = server.infer(model, tensors, outputs=outputs).as_numpy("fc_pred")
+        return scores
 
     return forward
 
@@ -60,8 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     about = json.loads(options.contract.read_text(encoding="utf-8"))
     contract = contract_from_plain(about["contract"])
-    recognize = Recognizer(forward_on_server(options.url, about["model"], about["inputs"], about["output"]), contract)
-    for label, score in recognize(*(frames_of(options.video, modality) for modality in contract.modalities))[:5]:
+    forward = forward_on_server(options.url, about["model"], about["inputs"])
+    recognize = Recognizer(forward, contract, is_softmax=about["output"] == "softmax")
+    frames = list(frames_of(options.video, contract.modalities, Dropped()))
+    videos = [np.stack([frame.images[modality] for frame in frames]) for modality in contract.modalities]
+    for label, score in recognize(*videos)[:5]:
         sys.stdout.write(f"{score:.3f}  {label}\n")
 
 
