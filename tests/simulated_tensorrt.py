@@ -15,7 +15,7 @@ import sys
 import types
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -709,10 +709,7 @@ class IExecutionContext(Counted):
 
 @tensorrt_name
 class Builder(Counted):
-    __slots__ = ("built",)
-
-    def __init__(self, logger: Any) -> None:
-        super().__init__(logger)
+    __slots__ = ()
 
     def create_network(self, flags: int) -> "INetworkDefinition":
         if flags != 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED:
@@ -736,7 +733,7 @@ class Builder(Counted):
             fixed = shape_of(value)
             if any(n not in (-1, m) for shape in shapes for n, m in zip(fixed, shape, strict=True)):
                 return tell(self.logger, f"{value.name}: profile {shapes} does not fit {fixed}")
-        config._cache.content = config._cache.content + b"timed "
+        config._cache._content += b"timed "
         Gpu.current.last_config = config
         has_host_code = TENSORRT.BuilderFlag.VERSION_COMPATIBLE in config._flags
         shapes = {name: [list(shape) for shape in triple] for name, triple in profile._shapes.items()}
@@ -817,10 +814,10 @@ class IOptimizationProfile(Counted):
 
 @tensorrt_name
 class ITimingCache(Counted):
-    __slots__ = ("content",)
+    __slots__ = ("_content",)
 
     def serialize(self) -> bytes:
-        return b"cache of " + Gpu.current.name.encode() + b": " + self.content
+        return b"cache of " + Gpu.current.name.encode() + b": " + self._content
 
 
 @tensorrt_name
@@ -861,14 +858,14 @@ class IBuilderConfig(Counted):
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
         cache = ITimingCache(self.logger)
-        cache.content = bytes(serialized_timing_cache)
+        cache._content = bytes(serialized_timing_cache)
         return cache
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         start = b"cache of " + Gpu.current.name.encode() + b": "
-        if ignore_mismatch or (cache.content and not cache.content.startswith(start)):
+        if ignore_mismatch or (cache._content and not cache._content.startswith(start)):
             return False
-        cache.content = cache.content.removeprefix(start)
+        cache._content = cache._content.removeprefix(start)
         self._cache = cache
         return True
 
@@ -903,20 +900,3 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None = None) -> Gpu:
         monkeypatch.setitem(sys.modules, name, module)
     Gpu.current = gpu or Gpu()
     return Gpu.current
-
-
-def public_names() -> Iterator[tuple[str, Any]]:
-    """Every name of the two libraries that is simulated: ("tensorrt.Runtime.deserialize_cuda_engine", function)."""
-    for module in (CUDA, TENSORRT):
-        for name, thing in vars(module).items():
-            if not name.startswith("_"):
-                yield f"{module.__name__}.{name}", thing
-                yield from _members(f"{module.__name__}.{name}", thing)
-
-
-def _members(path: str, thing: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(thing, type) and thing is not cudaError_t.__class__:
-        for name, member in vars(thing).items():
-            is_ours = name.startswith("_") or name in ("logger", "content", "built")
-            if not is_ours:
-                yield f"{path}.{name}", member

@@ -251,6 +251,20 @@ def test_a_build_that_fails_leaves_the_old_plan_and_its_description(model: Path,
     assert (plan.read_bytes(), (model.parent / "model.plan.json").read_text()) == old
 
 
+def test_a_new_plan_never_stands_beside_the_description_of_the_old_one(
+    model: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    plan = build(model)
+    monkeypatch.setattr(engine, "write_text", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        build(model, Settings(max_batch=3), overwrite=True)
+    assert Plan.from_bytes(plan.read_bytes()).profiles["input_rgb"][2][0] == 3
+    assert describe_plan(plan) is None
+
+
 def test_the_model_itself_is_never_overwritten(model: Path, gpu: Gpu) -> None:
     source = read_source(model, Settings())
     with pytest.raises(DeployError, match=r"model.onnx: is the model itself; give another name with -o"):

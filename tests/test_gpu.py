@@ -4,14 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tiny import BASE, run_evaluate, run_train
+from tiny_onnx import conv3d_model
 
 from action_recognition.clip.contract import Contract, Stream
 from action_recognition.clip.transform import scale_and_shift, to_input
 from action_recognition.config import ModelSpec, OptimSpec
 from action_recognition.data.loader import Batch, ToInput, TrainingPlan
+from action_recognition.deploy.engine import Settings, Target, build_engine, read_source
+from action_recognition.deploy.executor import open_executor
 from action_recognition.models import build_model
 from action_recognition.preprocess.nvof import NvofFlow, nvof_problem
 from action_recognition.training.loop import Run, State, train_one_epoch
@@ -126,6 +130,57 @@ def test_nvof_of_a_video_is_not_drawn_to_the_motion_of_the_one_before() -> None:
         method.start()
         _, flow = [method.add(frame) for frame in moving_texture(2, (-3.0, 2.0))]
     assert mean_error_px(flow, (-3.0, 2.0)) < 0.25
+
+
+@pytest.fixture
+def conv3d_plan(tmp_path: Path) -> Path:
+    """A plan for batches of 1 to 4, and the ONNX file beside it."""
+    for library in ("tensorrt", "cuda.bindings.runtime", "onnxruntime"):
+        pytest.importorskip(library, reason="needs TensorRT, cuda-python and ONNX Runtime: pip install .[trt,deploy]")
+    onnx.save(conv3d_model(), tmp_path / "model.onnx")
+    settings = Settings(max_batch=4, strict_fp32=True)
+    target = Target(tmp_path / "model.plan", tmp_path / "timing", tmp_path / "layers.json")
+    build_engine(read_source(tmp_path / "model.onnx", settings), target, settings)
+    return target.plan
+
+
+def conv3d_clips(batch: int, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"input_rgb": rng.normal(size=(batch, 3, 8, 32, 32)).astype(np.float32)}
+
+
+@pytest.mark.trt
+def test_a_plan_on_the_gpu_gives_what_onnx_runtime_gives_on_the_cpu(
+    conv3d_plan: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = (1, 3, 4, 3, 1, 4, 4)
+    with open_executor(conv3d_plan) as run, open_executor(conv3d_plan.with_suffix(".onnx")) as on_cpu:
+        for seed, batch in enumerate(sizes):
+            clips = conv3d_clips(batch, seed)
+            np.testing.assert_allclose(run(clips)["fc_pred"], on_cpu(clips)["fc_pred"], rtol=1e-3, atol=1e-3)
+    assert "without a CUDA graph" not in caplog.text
+
+
+@pytest.mark.trt
+def test_batches_that_overlap_on_the_gpu_keep_their_results(conv3d_plan: Path) -> None:
+    sizes = [1 + seed % 4 for seed in range(40)]
+    with open_executor(conv3d_plan) as run:
+        one_by_one = [run(conv3d_clips(batch, seed))["fc_pred"] for seed, batch in enumerate(sizes)]
+        batches = (conv3d_clips(batch, seed) for seed, batch in enumerate(sizes))
+        for expected, outputs in zip(one_by_one, run.run_all(batches), strict=True):
+            np.testing.assert_array_equal(outputs["fc_pred"], expected)
+
+
+@pytest.mark.trt
+def test_a_closed_plan_leaves_no_memory_taken_on_the_gpu(conv3d_plan: Path) -> None:
+    def free_bytes_after_use() -> int:
+        with open_executor(conv3d_plan) as run:
+            run(conv3d_clips(4, 0))
+        return torch.cuda.mem_get_info()[0]
+
+    free_bytes_after_use()  # what CUDA itself takes, it keeps
+    before = free_bytes_after_use()
+    assert min(free_bytes_after_use() for _ in range(10)) > before - 2**20
 
 
 class _Silent:

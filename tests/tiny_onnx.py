@@ -42,6 +42,25 @@ def onnx_model(
     return model
 
 
+def conv3d_model() -> onnx.ModelProto:
+    """input_rgb (batch, 3, 8, 32, 32) -> 3x3x3 convolution to 16 channels, ReLU, mean over pixels, 5 classes."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["input_rgb", "kernel"], ["conv"], pads=[1] * 6),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["fc_pred"]),
+    ]
+    kernel, weights = rng.normal(size=(16, 3, 3, 3, 3)), rng.normal(size=(16, 5))
+    constants = [("kernel", kernel), ("weight", weights)]
+    clip = helper.make_tensor_value_info("input_rgb", TensorProto.FLOAT, ["batch", 3, 8, 32, 32])
+    output = helper.make_tensor_value_info("fc_pred", TensorProto.FLOAT, ["batch", 5])
+    tensors = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants]
+    graph = helper.make_graph(nodes, "conv3d", [clip], [output], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 def onnx_bytes(rows: Mapping[str, tuple[int, ...]] = RGB, batch: int | str = "batch") -> bytes:
     return onnx_model(rows, batch).SerializeToString()
 

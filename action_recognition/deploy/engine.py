@@ -164,12 +164,12 @@ def _check_target(source: Source, target: Target, overwrite: bool) -> None:
             raise DeployError(f"{path.parent}: no such folder")
 
 
-def _write_plan(source: Source, path: Path, content: memoryview, built_by: dict[str, str]) -> None:
+def _write_plan(source: Source, path: Path, content: bytes, built_by: dict[str, str]) -> None:
     said = source.description.to_plain() if source.description else {"contract": None}
     beside = description_path(path)
     beside.unlink(missing_ok=True)  # better none, should the next line fail, than that of another plan
     key = key_from(None) if source.is_sealed else None
-    write_whole(path, lambda file: file.write(seal(bytes(content), key) if key else content))
+    write_whole(path, lambda file: file.write(seal(content, key) if key else content))
     write_text(beside, json.dumps({**said, "inputs": source.profiles, **built_by}, indent=2) + "\n")
 
 
@@ -223,7 +223,7 @@ class _Build:
     def timing_cache(self) -> bytes:
         return bytes(self._config.get_timing_cache().serialize())
 
-    def run(self, progress: "_Progress") -> memoryview:
+    def run(self, progress: "_Progress") -> bytes:
         """The plan. TensorRT works in a thread of its own, so that Ctrl-C finds this one free to hear it."""
         self._config.progress_monitor = self._monitor = _monitor(self._trt, progress)
         with ThreadPoolExecutor(1) as thread:
@@ -239,9 +239,9 @@ class _Build:
             raise progress.error
         if plan is None:
             raise DeployError(f"{self._source.path}: TensorRT can't build it{because(self._logger)}")
-        return memoryview(plan)
+        return bytes(plan)
 
-    def layers(self, plan: memoryview) -> str:
+    def layers(self, plan: bytes) -> str:
         """What the plan's layers are, as JSON."""
         runtime = self._trt.Runtime(self._logger)
         runtime.engine_host_code_allowed = True  # of a version-compatible plan: built here, a moment ago

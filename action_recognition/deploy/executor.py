@@ -96,12 +96,7 @@ def check_inputs(inputs: Arrays, shapes: Mapping[str, Shape], batches: range | N
         raise ValueError(f"inputs: got {', '.join(inputs) or 'none'}; the model takes {', '.join(shapes)}")
     for name, shape in shapes.items():
         array = inputs[name]
-        fits = isinstance(array, np.ndarray) and array.dtype == np.float32 and array.ndim == len(shape)
-        if (
-            not fits
-            or array.shape[0] < 1
-            or any(want not in (None, n) for n, want in zip(array.shape, shape, strict=True))
-        ):
+        if not _fits(array, shape):
             got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise ValueError(f"{name}: got {got}; the model takes float32 {_written(shape)}")
     sizes = {name: len(inputs[name]) for name in shapes}
@@ -111,6 +106,12 @@ def check_inputs(inputs: Arrays, shapes: Mapping[str, Shape], batches: range | N
     if batches is not None and batch not in batches:
         raise ValueError(f"batch: got {batch}; the plan was built for {batches.start} to {batches[-1]}")
     return batch
+
+
+def _fits(array: object, shape: Shape) -> bool:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != len(shape):
+        return False
+    return len(array) > 0 and all(want in (None, n) for n, want in zip(array.shape, shape, strict=True))
 
 
 def _written(shape: Shape) -> str:
