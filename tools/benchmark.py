@@ -92,7 +92,9 @@ def preprocess(options: argparse.Namespace) -> list[Row]:
             options.rounds,
         )
         slow = Settings(frames="jpg", flow="dis")
-        jobs = [Job(v, made / f"{i}_{v.stem}") for i, v in enumerate([*videos, *videos])]
+        jobs = [
+            Job(v, made / f"{i}_{v.stem}") for i, v in enumerate(videos * 4)
+        ]  # enough to make starting the processes small
         workers = rates(
             {str(n): lambda n=n: _all(jobs, made, slow, n) for n in (1, 2)},  # type: ignore[misc]
             options.rounds,
