@@ -253,7 +253,9 @@ class ExportSpec:
     opset: int | None = key(None, "ONNX opset; null = 20, with bf16 22, the first that has it", in_range(18, 25))
     softmax: bool = key(False, "Answer probabilities in place of logits")
     overwrite: bool = key(False, "Replace onnx_file where it exists")
-    results_dir: str | None = key(None, "Folder of the log; null = <results_dir>/export")
+    results_dir: str | None = key(
+        None, "Folder of status.json, written where this or results_dir is given; null = <results_dir>/export"
+    )
 
 
 @dataclass(frozen=True)
