@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "training": GROUND | {"machine", "config", "files", "sealing", "torch_files"},
     "demo": GROUND | {"clip", "files"},
     "preprocess": GROUND | {"machine", "clip", "files"},
-    "deploy": GROUND | {"clip", "files", "machine", "sealing"},
+    "deploy": GROUND | {"__init__", "clip", "files", "machine", "sealing"},
     "loading": GROUND | {"clip", "config", "models", "training"},
     "command_line": GROUND | {"machine", "config"},
     "tasks": GROUND

@@ -207,7 +207,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import action_recognition") == []
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "inference"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "inference", "export"])
 def test_a_tool_with_a_wrong_spec_ends_before_anything_heavy_is_loaded(tool: str) -> None:
     program = f"""
 import runpy, sys

@@ -79,7 +79,7 @@ def test_train_tool_without_a_terminal_prints_lines_only_and_nothing_to_stderr(d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["train", "evaluate", "inference"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "inference", "export"])
 def test_help_of_a_tool_lists_its_keys_without_loading_torch(tool: str) -> None:
     code = (
         f"import sys, runpy; sys.argv = ['{tool}.py', '-h']\n"
