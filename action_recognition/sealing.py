@@ -53,8 +53,7 @@ def sealed_pieces(content: bytes | memoryview, key: str) -> Iterator[bytes]:
 
 def unseal(content: bytes, key: str, what: str) -> bytes:
     """The content that was sealed. CheckpointError, opening with `what`, for a wrong key and for a changed byte."""
-    if not is_sealed(content):
-        raise CheckpointError(f"{what}: was not encrypted by this program. If it comes from TAO, it is {TAO_ENCRYPTED}")
+    _check_ours(content, what)
     header, piece_bytes = _checked_header(content, what)
     cipher, nonces = _opened(header, key)
     body = memoryview(content)[_HEADER.size :]
@@ -83,13 +82,14 @@ def is_sealed_file(path: str | os.PathLike[str]) -> bool:
 
 def unseal_file(path: str | os.PathLike[str], key: str | None) -> bytes:
     """The content of a sealed file, by `key` or the environment's. SpecError where there is none; else as `unseal`."""
-    key = key_from(key)
-    if key is None:
-        raise SpecError(f"{path}: is encrypted; {HOW_TO_GIVE_A_KEY}")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from error
+    _check_ours(content, str(path))
+    key = key_from(key)
+    if key is None:
+        raise SpecError(f"{path}: is encrypted; {HOW_TO_GIVE_A_KEY}")
     return unseal(content, key, str(path))
 
 
@@ -111,6 +111,11 @@ def plain_note(path: str | os.PathLike[str], key: str | None) -> str | None:
 def check_can_seal() -> None:
     """UserError where the cryptography package is missing: better now than when the first file is due."""
     _cryptography()
+
+
+def _check_ours(content: bytes, what: str) -> None:
+    if not is_sealed(content):
+        raise CheckpointError(f"{what}: was not encrypted by this program. If it comes from TAO, it is {TAO_ENCRYPTED}")
 
 
 def _checked_header(content: bytes, what: str) -> tuple[bytes, int]:

@@ -470,6 +470,13 @@ def test_etlt_is_encrypted_and_opens_with_its_key(checkpoint: Path, monkeypatch:
         open_executor(path, key="falsch")
 
 
+@pytest.mark.parametrize("key", [None, "nvidia_tao"])
+def test_etlt_of_tao_is_refused_with_how_to_get_a_plain_file(key: str | None, tmp_path: Path) -> None:
+    (tmp_path / "m.etlt").write_bytes(bytes(64))
+    with pytest.raises(CheckpointError, match=r"m\.etlt: was not encrypted by this program.*use the plain \.onnx$"):
+        open_executor(tmp_path / "m.etlt", key=key)
+
+
 def test_etlt_without_a_key_says_how_to_give_one(checkpoint: Path) -> None:
     target = checkpoint.with_suffix(".etlt")
     with pytest.raises(SpecError, match=r"is to be encrypted; set AR_ENCRYPTION_KEY .*, or name it \.onnx$"):

@@ -2,13 +2,21 @@
 
 import io
 import struct
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from tiny import MakeTree, run_evaluate, run_infer, run_train, use_tiny_models
 
 from action_recognition import sealing
+from action_recognition.deploy.recognizer import Recognizer
 from action_recognition.errors import CheckpointError, SpecError, UserError
+from action_recognition.loading import load_checkpoint
 from action_recognition.sealing import is_sealed, is_sealed_file, key_from, plain_note, seal, unseal, unseal_file
+from action_recognition.torch_files import read_file
+from action_recognition.training.checkpoint import read_checkpoint
 
 HEADER_BYTES = 39
 CONTENT = b"weights"
@@ -191,7 +199,7 @@ def test_plain_note_is_for_plain_files_read_with_a_key(tmp_path: Path) -> None:
 def test_without_cryptography_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = seal(CONTENT, "key")
     for name in ("cryptography.exceptions", "cryptography.hazmat.primitives.kdf.scrypt"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     expected = r"^encrypted files need the cryptography package: pip install '\.\[crypto\]'$"
     for call in (lambda: seal(CONTENT, "key"), lambda: unseal(sealed, "key", "file"), sealing.check_can_seal):
         with pytest.raises(UserError, match=expected):
@@ -205,3 +213,142 @@ def test_file_of_several_pieces_of_the_real_size_and_cost(monkeypatch: pytest.Mo
     sealed = seal(content, "key")
     assert len(sealed) == HEADER_BYTES + len(content) + 3 * 16
     assert unseal(sealed, "key", "file") == content
+
+
+# --- whole runs ---
+
+KEY = "geheim_4711"
+GIVEN = f"encryption_key={KEY}"
+
+
+@pytest.fixture
+def tree(make_tree: MakeTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_tiny_models(monkeypatch)
+    return make_tree(tmp_path / "data", {"a": 3, "b": 3}, modalities=("rgb",))
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_key_is_in_no_file_and_no_line_of_any_task(tree: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    said = run_train(tree, results, GIVEN, "train.num_epochs=2", f"dataset.val_dataset_dir={tree}")[1]
+    said += run_train(tree, results, GIVEN, "train.num_epochs=3")[1]
+    best = results / "train" / "ar_model_best.pth"
+    said += run_evaluate(best, tree, results, GIVEN)[1]
+    said += run_infer(best, tree / "a", results, GIVEN)[1]
+    with pytest.raises(CheckpointError, match=r"ar_model_best\.pth: can't be decrypted") as error:
+        run_evaluate(best, tree, results, f"{GIVEN}_2")
+    files = all_bytes(results)
+    assert {"train/spec.yaml", "train/status.json", "evaluate/results.json", "inference/status.json"} <= set(files)
+    for name, content in files.items():
+        assert KEY.encode() not in content, name
+        if name.endswith(".pth"):
+            assert KEY.encode() not in unseal(content, KEY, name), name
+    assert KEY not in "\n".join([*said, str(error.value)])
+    assert said.count("checkpoints are encrypted with the key given; without it they can't be read again") == 2
+
+
+def test_run_with_a_key_writes_no_checkpoint_that_is_not_sealed(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, GIVEN, "train.num_epochs=2", "dataset.batch_size=2")
+    names = sorted(path.name for path in (tmp_path / "train").glob("*.pth"))
+    assert names == ["ar_model_best.pth", "ar_model_latest.pth", "model_epoch_000.pth", "model_epoch_001.pth"]
+    assert all(is_sealed_file(tmp_path / "train" / name) for name in names)
+
+
+def test_checkpoints_saved_by_steps_are_sealed(tree: Path, tmp_path: Path) -> None:
+    by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=1", "dataset.batch_size=2")
+    run_train(tree, tmp_path, GIVEN, "train.num_epochs=1", *by_step)
+    assert is_sealed_file(tmp_path / "train" / "ar_model_latest.pth")
+
+
+def test_sealed_run_stopped_and_resumed_ends_as_a_plain_one_that_was_not_stopped(tree: Path, tmp_path: Path) -> None:
+    """Bit for bit: dropout, shuffling and all."""
+    how = ("dataset.batch_size=2", "train.seed=7")
+    run_train(tree, tmp_path / "plain", "train.num_epochs=3", *how)
+    run_train(tree, tmp_path / "sealed", GIVEN, "train.num_epochs=1", *how)
+    said = run_train(tree, tmp_path / "sealed", GIVEN, "train.num_epochs=3", *how)[1]
+    latest = [tmp_path / name / "train" / "ar_model_latest.pth" for name in ("plain", "sealed")]
+    assert f"resuming from {latest[1]} at epoch 1" in said
+    plain, sealed = read_checkpoint(latest[0]), read_checkpoint(latest[1], KEY)
+    assert all(torch.equal(plain["state_dict"][name], sealed["state_dict"][name]) for name in plain["state_dict"])
+    assert plain["history"] == sealed["history"]
+    momenta = [content["optimizer"]["state"][0]["momentum_buffer"] for content in (plain, sealed)]
+    assert torch.equal(*momenta)
+
+
+def test_key_of_the_environment_seals_and_opens(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AR_ENCRYPTION_KEY", KEY)
+    run_train(tree, tmp_path, "train.num_epochs=1")
+    best = tmp_path / "train" / "ar_model_best.pth"
+    assert is_sealed_file(best)
+    assert run_evaluate(best, tree, tmp_path)[0]["videos"] == 6
+    recognize = Recognizer.from_checkpoint(best)
+    monkeypatch.delenv("AR_ENCRYPTION_KEY")
+    frames = np.zeros((4, 16, 20, 3), np.uint8)
+    assert Recognizer.from_checkpoint(best, key=KEY)(frames) == recognize(frames)
+    assert load_checkpoint(best, key=KEY)[1] == recognize.contract
+
+
+def test_sealed_checkpoint_without_a_key_says_how_to_give_one_whatever_reads_it(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, GIVEN, "train.num_epochs=1")
+    best = tmp_path / "train" / "ar_model_best.pth"
+    readers = {
+        "resume": lambda: run_train(tree, tmp_path, "train.num_epochs=2"),
+        "pretrained": lambda: run_train(tree, tmp_path / "new", f"model.rgb_pretrained_model_path={best}"),
+        "evaluate": lambda: run_evaluate(best, tree, tmp_path),
+        "inference": lambda: run_infer(best, tree / "a", tmp_path),
+        "load_checkpoint": lambda: load_checkpoint(best),
+        "Recognizer": lambda: Recognizer.from_checkpoint(best),
+    }
+    for read in readers.values():
+        with pytest.raises(SpecError, match=r"\.pth: is encrypted; set AR_ENCRYPTION_KEY in the environment, or encr"):
+            read()
+
+
+def test_sealed_weights_to_start_from_are_opened(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, GIVEN, "train.num_epochs=1")
+    best = tmp_path / "train" / "ar_model_best.pth"
+    said = run_train(tree, tmp_path / "new", GIVEN, f"model.rgb_pretrained_model_path={best}", "train.num_epochs=1")[1]
+    assert any(line.startswith(f"rgb_pretrained_model_path {best}: 7 tensors loaded") for line in said)
+
+
+def test_plain_files_with_a_key_given_are_read_with_a_line(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, "train.num_epochs=1")
+    latest = tmp_path / "train" / "ar_model_latest.pth"
+    note = f"{latest}: is not encrypted: read without the key"
+    assert run_evaluate(latest, tree, tmp_path, GIVEN)[1].count(note) == 1
+    weights = f"model.rgb_pretrained_model_path={latest}"
+    assert run_train(tree, tmp_path / "new", GIVEN, weights, "train.num_epochs=1")[1].count(note) == 1
+    assert run_train(tree, tmp_path, GIVEN, "train.num_epochs=2")[1].count(note) == 1  # the resume
+    assert is_sealed_file(latest)
+
+
+def test_damaged_sealed_checkpoint_names_the_one_before_it(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path, GIVEN, "train.num_epochs=2", "dataset.batch_size=2")
+    latest = tmp_path / "train" / "ar_model_latest.pth"
+    content = bytearray(latest.read_bytes())
+    content[-1] ^= 1
+    latest.unlink()  # the other names of the file stay whole
+    latest.write_bytes(content)
+    expected = (
+        r"ar_model_latest\.pth: can't be decrypted: the key is right, but .*\nto go on without it, use .*epoch_001\.pth"
+    )
+    with pytest.raises(CheckpointError, match=expected):
+        run_train(tree, tmp_path, GIVEN, "train.num_epochs=3")
+
+
+def test_training_with_a_key_and_without_cryptography_ends_before_an_epoch_is_spent(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(UserError, match=r"^encrypted files need the cryptography package: pip install"):
+        run_train(tree, tmp_path, GIVEN, "train.num_epochs=1")
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_read_file_of_something_else_that_was_sealed_says_so(tmp_path: Path) -> None:
+    (tmp_path / "m.etlt").write_bytes(seal(b"an ONNX file", KEY))
+    with pytest.raises(CheckpointError, match=r"m\.etlt: "):
+        read_file(tmp_path / "m.etlt", KEY)

@@ -14,6 +14,7 @@ from action_recognition.clip.contract import Contract, contract_from_plain
 from action_recognition.errors import DeployError
 from action_recognition.sealing import is_sealed_file, unseal_file
 
+SEALED_ONNX_SUFFIX = ".etlt"
 OUTPUTS = ("logits", "softmax")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -88,7 +89,7 @@ def _from_plain(plain: Any, what: str | Path) -> Description | None:
 
 def read_model(path: str | Path, key: str | None = None) -> bytes:
     """The content of a model file; a sealed one is opened with `key`, or else with AR_ENCRYPTION_KEY."""
-    if is_sealed_file(path):
+    if is_sealed_file(path) or Path(path).suffix.lower() == SEALED_ONNX_SUFFIX:  # TAO's, which are told apart there
         return unseal_file(path, key)
     try:
         return Path(path).read_bytes()

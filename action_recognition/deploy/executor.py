@@ -26,6 +26,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from action_recognition.deploy.description import (
+    SEALED_ONNX_SUFFIX,
     Description,
     describe_plan,
     description_path,
@@ -64,13 +65,13 @@ class Executor(Protocol):
 
 
 def open_executor(path: str | Path, device: str | None = None, trust: bool = False, key: str | None = None) -> Executor:
-    """The executor for a model file, by its suffix: .onnx, or a plan (.plan, .engine, .trt).
+    """The executor for a model file, by its suffix: .onnx (.etlt, sealed), or a plan (.plan, .engine, .trt).
 
     `device` is cpu, cuda or cuda:N; by default the CPU for ONNX files, and GPU 0 for plans, which run nowhere else.
     `trust` is TensorRTExecutor's. `key` opens sealed files, as AR_ENCRYPTION_KEY does.
     """
     suffix = Path(path).suffix.lower()
-    if suffix == ".onnx":
+    if suffix in (".onnx", SEALED_ONNX_SUFFIX):
         return OnnxExecutor(path, device or "cpu", key=key)
     if suffix not in PLAN_SUFFIXES:
         raise DeployError(f"{path}: must end in .onnx or, for a TensorRT plan, in {', '.join(PLAN_SUFFIXES)}")

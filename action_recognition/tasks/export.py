@@ -23,7 +23,7 @@ from action_recognition.demo.dataset import CLASSES
 from action_recognition.demo.render import render
 from action_recognition.demo.scene import random_scene
 from action_recognition.deploy.bundles import OUTPUT_NAME, clip_shapes
-from action_recognition.deploy.description import Description
+from action_recognition.deploy.description import SEALED_ONNX_SUFFIX, Description
 from action_recognition.deploy.executor import OnnxExecutor
 from action_recognition.deploy.export import (
     DTYPES,
@@ -78,7 +78,7 @@ def export(spec: Spec, say: Say) -> Path:
     for line in spec.notes:
         say(line)
     target, key = Path(str(section.onnx_file)), key_from(spec.encryption_key)
-    is_sealed = target.suffix.lower() == ".etlt"
+    is_sealed = target.suffix.lower() == SEALED_ONNX_SUFFIX
     _check_possible(spec, target, is_sealed, key)
     status = _status_file(spec)
     status.write("STARTED", f"exporting {section.checkpoint}")
