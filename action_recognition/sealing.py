@@ -161,5 +161,8 @@ def _cryptography() -> tuple[Any, Any, Any]:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
     except ImportError:
-        raise UserError("encrypted files need the cryptography package: pip install '.[crypto]'") from None
+        text = (
+            "encrypted files need the cryptography package: pip install '.[crypto]', or write plain ones without a key"
+        )
+        raise UserError(text) from None
     return Scrypt, AESGCM, InvalidTag
