@@ -12,6 +12,7 @@ import enum
 import gc
 import json
 import sys
+import threading
 import types
 import weakref
 from collections import Counter
@@ -95,6 +96,8 @@ class Gpu:
         self.objects: weakref.WeakSet[Any] = weakref.WeakSet()  # of TensorRT's
         self.next_number = 1 << 44  # no address of this process
         self.last_config: IBuilderConfig | None = None  # of the last build
+        self.built_on: int | None = None  # the current device where a plan was built
+        self.of_thread = threading.local()  # its `device` is the current one of each thread
 
     def fail(self, call: str, nth: int = 1, error: Any = None) -> None:
         """Make the nth call of that name fail: with this CUDA error; TensorRT's calls with None or False."""
@@ -264,6 +267,7 @@ def cudaGetDeviceCount(gpu: Gpu) -> tuple[Any, ...]:
 def cudaSetDevice(gpu: Gpu, device: int) -> tuple[Any, ...]:
     if not 0 <= device < gpu.count:
         raise CudaFailure(cudaError_t.cudaErrorInvalidDevice)
+    gpu.of_thread.device = device
     return ()
 
 
@@ -725,7 +729,8 @@ class Builder(Counted):
 
     @tensorrt_call(failure=None)
     def build_serialized_network(self, network: "INetworkDefinition", config: "IBuilderConfig") -> bytes | None:
-        if not _phases(config.progress_monitor):
+        Gpu.current.built_on = getattr(Gpu.current.of_thread, "device", 0)
+        if not _phases(config):
             return tell(self.logger, "cancelled")
         (profile,) = config._profiles
         model = parse(network._onnx)
@@ -734,19 +739,23 @@ class Builder(Counted):
             fixed = shape_of(value)
             if any(n not in (-1, m) for shape in shapes for n, m in zip(fixed, shape, strict=True)):
                 return tell(self.logger, f"{value.name}: profile {shapes} does not fit {fixed}")
-        config._cache._content += b"timed "
         Gpu.current.last_config = config
         has_host_code = TENSORRT.BuilderFlag.VERSION_COMPATIBLE in config._flags
         shapes = {name: [list(shape) for shape in triple] for name, triple in profile._shapes.items()}
         return Plan(network._onnx, shapes, TENSORRT.__version__, Gpu.current.name, has_host_code).to_bytes()
 
 
-def _phases(monitor: Any) -> bool:
-    """Report a build of two steps, the second of which has four; False where it was cancelled."""
+def _phases(config: "IBuilderConfig") -> bool:
+    """Report a build of two steps, the second of which has four; False where it was cancelled.
+
+    The first of the four steps adds to the timing cache.
+    """
+    monitor: Any = config.progress_monitor
     monitor.phase_start("Building", None, 2)
     goes_on = monitor.step_complete("Building", 0)
     monitor.phase_start("Timing", "Building", 4)
     for step in range(4):
+        config._cache._content += b"timed " if goes_on and step == 0 else b""
         goes_on = goes_on and monitor.step_complete("Timing", step)
     monitor.phase_finish("Timing")
     goes_on = goes_on and monitor.step_complete("Building", 1)

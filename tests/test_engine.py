@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -190,6 +190,50 @@ def test_a_timing_cache_that_can_not_be_written_is_told_before_the_build(model: 
     with pytest.raises(DeployError, match=r"a_file/x.cache: the timing cache can't be written there; .*--timing-cache"):
         build(model, timing_cache=model.parent / "a_file/x.cache")
     assert "build_serialized_network" not in gpu.calls
+
+
+def stopping(at: float) -> Callable[[float, str], None]:
+    """A progress report that ends the build when so much of it is done."""
+
+    def report(done: float, phase: str) -> None:
+        if done >= at:
+            raise BrokenPipeError("the terminal is gone")
+
+    return report
+
+
+@pytest.mark.parametrize(("at", "cached"), [(0.5, None), (0.75, b"cache of Simulated GPU: timed ")])
+def test_a_build_that_is_stopped_leaves_what_it_has_measured(
+    model: Path, gpu: Gpu, at: float, cached: bytes | None
+) -> None:
+    cache = model.parent / "cache" / CACHE
+    with pytest.raises(BrokenPipeError):
+        build_engine(read_source(model, Settings()), Target(model.with_suffix(".plan")), on_progress=stopping(at))
+    assert (cache.read_bytes() if cache.exists() else None) == cached
+    assert not model.with_suffix(".plan").exists()
+
+
+def test_a_build_that_tensorrt_gives_up_leaves_what_it_has_measured(
+    model: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_network = Builder.build_serialized_network
+    monkeypatch.setattr(Builder, "build_serialized_network", lambda *given: build_network(*given) and None)
+    with pytest.raises(DeployError, match=r"model.onnx: TensorRT can't build it$"):
+        build(model, timing_cache=model.with_name("my.cache"))
+    assert model.with_name("my.cache").read_bytes() == b"cache of Simulated GPU: timed "
+    assert files(model.parent) == ["model.onnx", "my.cache"]
+
+
+def test_an_error_while_the_measurements_of_a_stopped_build_are_saved_does_not_hide_its_own(
+    model: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, write: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine, "write_whole", full)
+    with pytest.raises(BrokenPipeError):
+        build_engine(read_source(model, Settings()), Target(model.with_suffix(".plan")), on_progress=stopping(0.75))
+    assert "the measurements of the build are lost: [Errno 28] No space left on device" in caplog.text
 
 
 def test_timing_caches_are_named_after_version_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,9 +481,26 @@ def test_the_trtexec_line_of_a_2d_joint_model_has_four_sizes_an_input_and_every_
     ]
 
 
+def test_the_gpu_that_is_asked_for_builds(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gpu = install(monkeypatch, Gpu(count=2))
+    assert main([str(model), "--device", "cuda:1"]) == 0
+    assert gpu.built_on == 1
+    assert " --device=1" in capsys.readouterr().out.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
+        (["--device", "cuda:1"], 1, "error: GPU 1: there are 1, counted from 0; see nvidia-smi\n"),
+        (["--device", "gpu"], 2, "error: device: 'gpu' is not cpu, cuda or cuda:N\n"),
+        (
+            ["--device", "cpu"],
+            2,
+            "error: --device: a plan is built on the GPU that will run it: cuda or cuda:N, got cpu\n",
+        ),
         (["--max-batch", "0"], 2, "error: batches: must be 1 <= min <= opt <= max, got 1, 1, 0\n"),
         (["-o", "nowhere/x.plan"], 1, "error: nowhere: no such folder\n"),
     ],

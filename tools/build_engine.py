@@ -4,10 +4,14 @@
   python tools/build_engine.py model.onnx -o fast.plan --max-batch 4 --opt-batch 1 --builder-level 5
   python tools/build_engine.py model.onnx --version-compatible --hardware-compatible    # loads in more places, slower
   python tools/build_engine.py model.onnx --inspector layers.json    # what TensorRT made of the layers
+  python tools/build_engine.py model.onnx --device cuda:1            # on the second GPU
 
-The precision is that of the ONNX file: export it in fp16 or int8 for a plan in fp16 or int8. GPU 0 builds;
-CUDA_VISIBLE_DEVICES=1 chooses another. Prints the trtexec line that builds the same. Needs TensorRT 10.14 or newer and
-cuda-python: pip install ".[trt]". Exit code 1 where the plan could not be built, 2 for the command line.
+The precision is that of the ONNX file: export it in fp16 or int8 for a plan in fp16 or int8. Prints the trtexec line
+that builds the same. A build that is interrupted leaves its measurements to the next one. Exit code 1 where the plan
+could not be built, 2 for the command line.
+
+Needs TensorRT 10.14 or newer and cuda-python: pip install ".[trt]". Where there is no torch, and shall be none:
+pip install tensorrt cuda-python onnx numpy tqdm.
 """
 
 import argparse
@@ -18,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from action_recognition.deploy.engine import Settings, Target, build_engine, read_source, trtexec_command
+from action_recognition.deploy.executor import gpu_id
 from action_recognition.errors import SpecError, UserError
 
 
@@ -26,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     parser.add_argument("-o", dest="plan", type=Path, metavar="PLAN", help="(MODEL.plan)")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N (cuda:0)")
     parser.add_argument("--min-batch", type=int, default=default.min_batch, metavar="N", help="(%(default)s)")
     parser.add_argument("--opt-batch", type=int, metavar="N", help="the batch that it is fastest for (4)")
     parser.add_argument("--max-batch", type=int, default=default.max_batch, metavar="N", help="(%(default)s)")
@@ -43,6 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace) -> None:
+    device_id = gpu_id(options.device)
+    if device_id is None:
+        raise SpecError("--device: a plan is built on the GPU that will run it: cuda or cuda:N, got cpu")
     settings = Settings(
         min_batch=options.min_batch,
         opt_batch=options.opt_batch,
@@ -53,6 +62,7 @@ def build(options: argparse.Namespace) -> None:
         hardware_compatible=options.hardware_compatible,
         strict_fp32=options.strict_fp32,
         is_inspected=options.inspector is not None,
+        device_id=device_id,
     )
     target = Target(options.plan or options.model.with_suffix(".plan"), options.timing_cache, options.inspector)
     source = read_source(options.model, settings)

@@ -1,10 +1,11 @@
 """From an ONNX file to a TensorRT plan: the shapes, the timing cache, the build, and the description beside the plan.
 
-One path for TensorRT 10.14 to 11: networks are strongly typed, so the ONNX file alone decides the precision. Builds on
-GPU 0; CUDA_VISIBLE_DEVICES chooses another. Owns the names of timing caches and what is known of a build's progress.
+One path for TensorRT 10.14 to 11: networks are strongly typed, so the ONNX file alone decides the precision. Owns the
+names of timing caches and what is known of a build's progress.
 """
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -16,13 +17,15 @@ from threading import Event, Lock
 from typing import Any
 
 from action_recognition.deploy.description import Description, description_of, description_path, parse_onnx, read_model
-from action_recognition.deploy.gpu import because, choose_gpu, load_cuda, load_tensorrt, make_logger
+from action_recognition.deploy.gpu import because, check, choose_gpu, load_cuda, load_tensorrt, make_logger
 from action_recognition.errors import DeployError, SpecError
 from action_recognition.files import writable_parent, write_text, write_whole
 from action_recognition.sealing import is_sealed_file, key_from, seal
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, best and largest shape
 OnProgress = Callable[[float, str], object]  # how much is done, 0..1, and the phase
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Settings:
     hardware_compatible: bool = False  # for all GPUs since Ampere, at some cost in speed
     strict_fp32: bool = False  # without TF32, which rounds what float32 convolutions multiply to 10 bits
     is_inspected: bool = False  # the plan keeps the details of its layers
+    device_id: int = 0  # the GPU that builds, of the kind that will run the plan
 
     def __post_init__(self) -> None:
         low, best, high = self.batches
@@ -111,6 +115,7 @@ def trtexec_command(source: Source, settings: Settings, target: Target) -> str:
     words += ["--hardwareCompatibilityLevel=ampere+"] * settings.hardware_compatible
     words += ["--noTF32"] * settings.strict_fp32
     words += ["--profilingVerbosity=detailed"] * settings.is_inspected
+    words += [f"--device={settings.device_id}"] * (settings.device_id > 0)
     if target.timing_cache is not None:
         words.append(f"--timingCacheFile={target.timing_cache}")
     if target.inspector is not None:
@@ -133,25 +138,37 @@ def build_engine(
 ) -> str:
     """Build the plan, write it and what describes it, and return one line about it.
 
-    Takes minutes. Ctrl-C ends the build after the step it is at, and nothing is written. DeployError where TensorRT or
-    the GPU is missing, a file would be overwritten or can't be written, or TensorRT can't build it.
+    Takes minutes. Ctrl-C ends the build after the step it is at. A build that does not end well writes nothing but the
+    timing cache. DeployError where TensorRT or the GPU is missing, a file would be overwritten or can't be written, or
+    TensorRT can't build it.
     """
     settings = settings or Settings()
     _check_target(source, target, overwrite)
-    trt, gpu = load_tensorrt(), choose_gpu(load_cuda(), 0)
+    trt, gpu = load_tensorrt(), choose_gpu(load_cuda(), settings.device_id)
     cache = target.timing_cache or timing_cache_path(trt.__version__, gpu)
     if not writable_parent(cache.parent):
         raise DeployError(f"{cache}: the timing cache can't be written there; give another place with --timing-cache")
     build = _Build(trt, source, settings)
     build.start_timing_cache(cache)
-    content = build.run(_Progress(on_progress or (lambda done, phase: None)))
+    try:
+        content = build.run(_Progress(on_progress or (lambda done, phase: None)))
+    except BaseException:
+        _keep_timings(build, cache)
+        raise
     _write_plan(source, target.plan, content, {"tensorrt": trt.__version__, "gpu": gpu})
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(cache, lambda file: file.write(build.timing_cache()))
+    build.save_timing_cache(cache)
     if target.inspector is not None:
         write_text(target.inspector, build.layers(content))
     low, best, high = settings.batches
     return f"batches {low} to {high}, best at {best}; TensorRT {trt.__version__}, {gpu}; {len(content) / 2**20:.1f} MiB"
+
+
+def _keep_timings(build: "_Build", cache: Path) -> None:
+    """After a build that failed: what it has measured need not be measured again. Its error is the one to tell."""
+    try:
+        build.save_timing_cache(cache)
+    except OSError as error:
+        log.warning("%s: the measurements of the build are lost: %s", cache, str(error))
 
 
 def _check_target(source: Source, target: Target, overwrite: bool) -> None:
@@ -219,16 +236,25 @@ class _Build:
                 f"{path}: is no timing cache of this TensorRT and GPU; delete it, or give another with --timing-cache"
                 f"{because(self._logger)}"
             )
+        self._known = self._timings()
 
-    def timing_cache(self) -> bytes:
-        return bytes(self._config.get_timing_cache().serialize())
+    def save_timing_cache(self, path: Path) -> None:
+        """Write the measurements, if there are other ones than start_timing_cache found."""
+        timings = self._timings()
+        if timings and timings != self._known:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda file: file.write(timings))
+
+    def _timings(self) -> bytes:
+        cache = self._config.get_timing_cache()
+        return bytes(cache.serialize() or b"") if cache else b""
 
     def run(self, progress: "_Progress") -> bytes:
         """The plan. TensorRT works in a thread of its own, so that Ctrl-C finds this one free to hear it."""
         self._config.progress_monitor = self._monitor = _monitor(self._trt, progress)
         with ThreadPoolExecutor(1) as thread:
             try:
-                build = thread.submit(self._builder.build_serialized_network, self._network, self._config)
+                build = thread.submit(self._build)
                 while not wait([build], timeout=0.2).done:  # without a timeout, Windows would not hear Ctrl-C
                     pass
             except BaseException:
@@ -240,6 +266,10 @@ class _Build:
         if plan is None:
             raise DeployError(f"{self._source.path}: TensorRT can't build it{because(self._logger)}")
         return bytes(plan)
+
+    def _build(self) -> Any:
+        check(load_cuda().cudaSetDevice, self._settings.device_id)  # each thread has a current GPU of its own
+        return self._builder.build_serialized_network(self._network, self._config)
 
     def layers(self, plan: bytes) -> str:
         """What the plan's layers are, as JSON."""

@@ -35,7 +35,7 @@ from action_recognition.deploy.description import (
     read_model,
 )
 from action_recognition.deploy.gpu import because, check, choose_gpu, load_cuda, load_tensorrt, make_logger
-from action_recognition.errors import DeployError
+from action_recognition.errors import DeployError, SpecError
 from action_recognition.machine import num_cores
 
 Shape = tuple[int | None, ...]
@@ -82,12 +82,12 @@ def open_executor(path: str | Path, device: str | None = None, trust: bool = Fal
 
 
 def gpu_id(device: str) -> int | None:
-    """cpu -> None, cuda -> 0, cuda:N -> N."""
+    """cpu -> None, cuda -> 0, cuda:N -> N. SpecError for anything else."""
     name, _, number = device.partition(":")
     if device == "cpu":
         return None
     if name != "cuda" or not (number.isdecimal() or device == "cuda"):
-        raise ValueError(f"device: {device!r} is not cpu, cuda or cuda:N")
+        raise SpecError(f"device: {device!r} is not cpu, cuda or cuda:N")
     return int(number or 0)
 
 
@@ -233,8 +233,9 @@ class TensorRTExecutor:
 
     Two batches can be on their way: while one is computed, the next is copied to the GPU, on a stream of its own. All
     else is done in order on one other stream, neither of them the default one. Each batch size gets an execution
-    context, since a CUDA graph holds only as long as the context it was captured from is left as it was; the contexts
-    share one block of working memory and one set of input and output buffers.
+    context, since a CUDA graph holds only as long as the context it was captured from is left as it was: one context for
+    all would have to run and be captured anew whenever the batch size changes. A context costs little, as all of them
+    share one block of working memory and one set of input and output buffers. TensorRT's guide advises both.
     """
 
     def __init__(self, path: str | Path, device_id: int = 0, trust: bool = False, key: str | None = None) -> None:
