@@ -46,11 +46,11 @@ def contract_of(spec: Spec, class_names: tuple[str, ...]) -> Contract:
 def check_agreement(spec: Spec, contract: Contract, trained_as: Mapping[str, Any], checkpoint: str) -> None:
     """SpecError where a value that the spec gives contradicts the checkpoint's contract or network, naming both.
 
-    `trained_as` is the plain model section that the checkpoint was trained with.
+    `trained_as` is the plain model section that the checkpoint was trained with, as far as it is known.
     """
     wanted, problems = contract_of(spec, contract.class_names), []
     network = ("backbone", "num_fc") if contract.model_type == "joint" else ("backbone",)
-    stored = {**_contract_keys(contract), **{f"model.{key}": trained_as[key] for key in network}}
+    stored = {**_contract_keys(contract), **{f"model.{key}": trained_as[key] for key in network if key in trained_as}}
     given = {**_contract_keys(wanted), "model.backbone": spec.model.backbone, "model.num_fc": spec.model.num_fc}
     for key, value in stored.items():
         if key in spec.origins and key in given and given[key] != value:

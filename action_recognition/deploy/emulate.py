@@ -9,7 +9,27 @@ Not covered: the decoder's own conversion to RGB, and the scaling of every sourc
 
 import numpy as np
 
+from action_recognition.clip.contract import Contract
+from action_recognition.clip.transform import scale_and_shift
+from action_recognition.deploy.deepstream_choices import Settings, mimicked_roi
 from action_recognition.deploy.deepstream_files import Preprocess, Roi
+
+
+def preprocess_for(contract: Contract, frame_size: tuple[int, int]) -> Preprocess:
+    """How tools/bundle.py sets DeepStream up for frames of (width, height), where it is not told otherwise."""
+    stream, chosen = contract.streams["rgb"], Settings()
+    return Preprocess(
+        is_3d=contract.is_3d,
+        num_frames=stream.num_frames,
+        height=contract.height,
+        width=contract.width,
+        roi=mimicked_roi(contract, frame_size),
+        scaling_filter=chosen.scaling_filter,
+        scales=tuple(scale_and_shift(stream)[0]),
+        offsets=tuple(255 * mean for mean in stream.mean),
+        stride=chosen.stride,
+        subsample=contract.sample_rate - 1,
+    )
 
 
 def clip_ids(num_frames: int, preprocess: Preprocess) -> np.ndarray:

@@ -49,7 +49,7 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
     status = StatusFile(folder, process.is_first)
     status.write("STARTED", f"evaluating {checkpoint}")
     try:
-        trained = load_trained(spec, checkpoint, class_names_of(None, root), say)
+        trained = load_trained(spec, checkpoint, class_names_of(None, root), say, process.device)
         contract = trained.contract
         on_bad = spec.dataset.on_bad_video
 

@@ -38,6 +38,7 @@ from action_recognition.deploy.export import (
 from action_recognition.errors import DataError, DeployError, SpecError
 from action_recognition.files import write_whole
 from action_recognition.sealing import HOW_TO_GIVE_A_KEY, check_can_seal, key_from, sealed_pieces
+from action_recognition.tasks.exported import is_exported
 from action_recognition.tasks.scoring import load_trained
 from action_recognition.tasks.setting import Readable, Say, make_results_folder
 from action_recognition.training.distributed import choose_device
@@ -97,6 +98,8 @@ def export(spec: Spec, say: Say) -> Path:
 
 def _check_possible(spec: Spec, target: Path, is_sealed: bool, key: str | None) -> None:
     """Tell now what would otherwise come up when the work is done."""
+    if is_exported(str(spec.export.checkpoint)):
+        raise SpecError(f"export.checkpoint: {spec.export.checkpoint} is exported already; give the checkpoint (.pth)")
     if target.exists() and not spec.export.overwrite:
         raise SpecError(f"export.onnx_file: {target} exists; set export.overwrite=true to replace it")
     if is_sealed and key is None:

@@ -37,7 +37,7 @@ def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
     status.write("STARTED", f"inference with {section.checkpoint}")
     try:
         checkpoint = str(section.checkpoint)
-        trained = load_trained(spec, checkpoint, (), say)
+        trained = load_trained(spec, checkpoint, (), say, process.device)
         contract = trained.contract
         on_bad, root = spec.dataset.on_bad_video, str(section.inference_dataset_dir)
 

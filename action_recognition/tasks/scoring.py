@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from action_recognition.clip.contract import Contract
-from action_recognition.config import ModelSpec, Spec, to_plain
+from action_recognition.config import Spec, to_plain
 from action_recognition.data.agreement import check_agreement, contract_of
 from action_recognition.data.dataset import EvaluationWindows, Sample
 from action_recognition.data.index import Index, stop_if_too_many
@@ -23,6 +24,7 @@ from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_state
 from action_recognition.sealing import plain_note
+from action_recognition.tasks.exported import is_exported, load_exported
 from action_recognition.tasks.setting import Readable, Say, supported_precision, workers_here
 from action_recognition.torch_files import read_file, read_weights
 from action_recognition.training.checkpoint import is_checkpoint
@@ -31,6 +33,8 @@ from action_recognition.training.loop import evaluate
 from action_recognition.training.metrics import VideoScores
 from action_recognition.training.optim import Precision
 from action_recognition.training.report import ProgressBar
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,18 @@ class Trained:
     contract: Contract
 
 
-def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: Say) -> Trained:
-    """The model of a checkpoint, checked against what the spec gives.
+def load_trained(
+    spec: Spec, path: str, fallback_classes: tuple[str, ...], say: Say, device: torch.device = CPU
+) -> Trained:
+    """The model of a checkpoint, or an exported one that will run on `device`, checked against what the spec gives.
 
     A file without a contract (TAO's, bare weights) is described by the spec; its classes are `fallback_classes` where
     the spec has no label map.
     """
+    if is_exported(path):
+        exported, contract, said = load_exported(spec, path, fallback_classes, device)
+        say(f"{path}: {_summary(contract)}; {said}")
+        return Trained(exported, contract)
     content = read_file(path, spec.encryption_key)
     if note := plain_note(path, spec.encryption_key):
         say(note)
@@ -56,7 +66,7 @@ def load_trained(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: 
     check_agreement(spec, contract, to_plain(model_spec), path)
     model = build_model(model_spec, len(contract.class_names))
     load_state(model, content.get("state_dict", {}), path)
-    say(f"{path}: {_summary(model_spec, contract)}, after epoch {content['epoch']}")
+    say(f"{path}: {_summary(contract, model_spec.backbone)}, after epoch {content['epoch']}")
     return Trained(model.eval(), contract)
 
 
@@ -79,10 +89,10 @@ def _from_bare_weights(spec: Spec, path: str, fallback_classes: tuple[str, ...],
     return Trained(model.eval(), contract)
 
 
-def _summary(model: ModelSpec, contract: Contract) -> str:
+def _summary(contract: Contract, network: str = "model") -> str:
     lengths = " + ".join(f"{length} {modality}" for modality, length in contract.lengths.items())
     return (
-        f"{contract.input_type} {model.backbone}, {lengths} frames of {contract.width}x{contract.height}, "
+        f"{contract.input_type} {network}, {lengths} frames of {contract.width}x{contract.height}, "
         f"{len(contract.class_names)} classes"
     )
 
