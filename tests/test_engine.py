@@ -517,4 +517,4 @@ def test_the_tool_without_tensorrt_tells_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main([str(model)]) == 1
-    assert capsys.readouterr().err == "error: tensorrt is not installed: pip install '.[trt]'\n"
+    assert capsys.readouterr().err == "error: tensorrt is not installed: pip install tensorrt\n"

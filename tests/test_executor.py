@@ -193,7 +193,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_without_onnx_runtime_the_way_to_get_it_is_told(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DeployError, match=r"ONNX Runtime is not installed: pip install '.\[deploy\]'"):
+    with pytest.raises(DeployError, match=r"ONNX Runtime is not installed: pip install onnxruntime$"):
         OnnxExecutor(onnx_file)
 
 
@@ -705,7 +705,7 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(
     plan: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DeployError, match=rf"^{name} is not installed: pip install '.\[trt\]'"):
+    with pytest.raises(DeployError, match=rf"^{name} is not installed: pip install {name}$"):
         TensorRTExecutor(plan)
 
 

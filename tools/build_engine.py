@@ -19,8 +19,6 @@ import signal
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from action_recognition.deploy.engine import Settings, Target, build_engine, read_source, trtexec_command
 from action_recognition.deploy.executor import gpu_id
 from action_recognition.errors import SpecError, UserError
@@ -49,6 +47,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace) -> None:
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise UserError("the progress bar needs tqdm: pip install tqdm") from error
     device_id = gpu_id(options.device)
     if device_id is None:
         raise SpecError("--device: a plan is built on the GPU that will run it: cuda or cuda:N, got cpu")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from action_recognition.errors import DataError
+from action_recognition.errors import DataError, UserError
 
 SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 MAX_STILL_SEC = 60.0  # a gap between two time stamps that is longer is taken for a fault, not for a still picture
@@ -36,11 +36,10 @@ def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> It
     A packet that can't be decoded is counted in `damage` and left out. With `fps` frames are repeated or left out so
     that as many come in each second. DataError where the file is no video, is cut off, or gives no frame at all.
     """
-    import av
-    from av.video.reformatter import VideoReformatter
-
+    av = load_av(path)
     _check_whole(Path(path))
-    reformatter = VideoReformatter()  # one for all frames: a new scaler for each costs ten times the conversion
+    # One for all frames: a new scaler for each costs ten times the conversion.
+    reformatter = av.video.reformatter.VideoReformatter()
     num_frames = 0
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
@@ -59,6 +58,15 @@ def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> It
         raise DataError(f"{path}: can't be {how_far} ({error})") from error
     if not num_frames:
         raise DataError(f"{path}: no frame can be decoded ({damage.packets_skipped} damaged packets)")
+
+
+def load_av(source: str | Path) -> Any:
+    """The av module, to read `source` with. UserError where it is not installed, which is no fault of the source's."""
+    try:
+        import av.video.reformatter
+    except ImportError as error:
+        raise UserError(f"{source}: reading it needs PyAV: pip install av") from error
+    return av
 
 
 def upright(frame: np.ndarray, rotation: int) -> np.ndarray:

@@ -168,7 +168,7 @@ def _load_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DeployError("ONNX Runtime is not installed: pip install '.[deploy]'") from error
+        raise DeployError("ONNX Runtime is not installed: pip install onnxruntime") from error
     return onnxruntime
 
 
@@ -233,9 +233,9 @@ class TensorRTExecutor:
 
     Two batches can be on their way: while one is computed, the next is copied to the GPU, on a stream of its own. All
     else is done in order on one other stream, neither of them the default one. Each batch size gets an execution
-    context, since a CUDA graph holds only as long as the context it was captured from is left as it was: one context for
-    all would have to run and be captured anew whenever the batch size changes. A context costs little, as all of them
-    share one block of working memory and one set of input and output buffers. TensorRT's guide advises both.
+    context, since a CUDA graph holds only as long as the context it was captured from is left as it was: one for all
+    would have to run and be captured anew whenever the batch size changes. A context costs little, as all of them share
+    one block of working memory and one set of input and output buffers. TensorRT's guide advises both.
     """
 
     def __init__(self, path: str | Path, device_id: int = 0, trust: bool = False, key: str | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from action_recognition.errors import DeployError
 
-_NOT_INSTALLED = "{} is not installed: pip install '.[trt]'"
+_NOT_INSTALLED = "{0} is not installed: pip install {0}"
 _ADVICE = {
     "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than CUDA 13 needs; see nvidia-smi",
     "cudaErrorNoDevice": "there is no NVIDIA GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES",

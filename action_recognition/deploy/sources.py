@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from action_recognition.clip.video import Damage, read_video
+from action_recognition.clip.video import Damage, load_av, read_video
 from action_recognition.errors import DataError
 
 FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
@@ -168,9 +168,8 @@ def _read_image(path: Path, mode: str) -> np.ndarray:
 
 def _live(source: int | str) -> Iterator[Frame]:
     """A camera's or a stream's frames with the time at which they came."""
-    import av
-
     where, how = _device(source) if isinstance(source, int) else (source, None)
+    av = load_av(where)
     first = None
     try:
         with av.open(where, format=how, timeout=(10.0, 10.0), metadata_errors="ignore") as container:
