@@ -2,6 +2,7 @@
 
   python tools/trt_inference.py --input_images_folder data/test/fall/video_7 --trt_engine model.onnx
   python tools/trt_inference.py --input_images_folder clip.mp4 --trt_engine model.plan --stride 8 --json
+  python tools/trt_inference.py --input_images_folder clip.mp4 --trt_engine model.onnx --rate 3     # every third frame
   python tools/trt_inference.py --input_images_folder 0 --trt_engine model.onnx            # camera 0; or rtsp://...
 
 Sizes, mean, std, class names and clip length come with the model. A file without them (TAO's) takes them as options:
@@ -33,6 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trt_engine", required=True, type=Path, metavar="FILE", help="TensorRT plan or ONNX file")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (ONNX files: cpu; plans: cuda)")
     parser.add_argument("--stride", type=int, default=1, help="frames from one window to the next (%(default)s)")
+    parser.add_argument("--rate", type=int, help="take every RATE-th frame (default: as the model was trained)")
     parser.add_argument("--batch", type=int, default=1, help="windows at a time (%(default)s)")
     parser.add_argument("--json", action="store_true", help="a JSON object a window, with all probabilities")
     parser.add_argument("--trust", action="store_true", help="let a version-compatible plan run the code it carries")
@@ -44,8 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     alone.add_argument("--std", type=float, nargs="+")
     alone.add_argument("--seq_length", type=int, help="frames of a clip")
     options = parser.parse_args(argv)
-    for name in ("stride", "batch"):
-        if getattr(options, name) < 1:
+    for name in ("stride", "batch", "rate"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name}: must be at least 1, got {getattr(options, name)}")
     return options
 
@@ -62,6 +64,8 @@ def contract_for(options: argparse.Namespace, executor: Executor) -> Contract:
     given["labels"] = _labels(options.labels) if options.labels else None
     for name in ("mean", "std"):
         given[name] = _per_channel(given[name], len(first.mean)) if given[name] else None
+    if contract.sample_strategy == "consecutive":
+        own["rate"], given["rate"] = contract.sample_rate, options.rate
     for name, value in own.items():
         if given[name] not in (None, value):
             raise SpecError(f"--{name} {given[name]} contradicts {options.trt_engine}: it says {value}; leave it out")
@@ -97,7 +101,7 @@ def contract_from_options(options: argparse.Namespace, executor: Executor) -> Co
         center_crop=bool(options.center_crop),
         smaller_edge=max(CENTER_CROP_EDGE, height, width),
         sample_strategy="consecutive",
-        sample_rate=1,
+        sample_rate=options.rate or 1,
         flow_encoding="max_rad",
         class_names=_labels(options.labels),
     )
@@ -120,7 +124,15 @@ def run(options: argparse.Namespace) -> None:
     with open_executor(options.trt_engine, options.device, options.trust) as executor:
         recognize = Recognizer.from_executor(executor, options.trt_engine, contract_for(options, executor))
         names = recognize.contract.class_names
-        windows = recognize.windows(int(source) if source.isdecimal() else source, options.stride, None, options.batch)
+        if recognize.contract.sample_strategy == "random_interval" and not options.rate:
+            clip_len = max(recognize.contract.lengths.values())
+            sys.stderr.write(
+                "the model was trained on frames spread over whole videos; here they follow one another: give --rate, "
+                f"about the frames of an action divided by {clip_len}\n"
+            )
+        windows = recognize.windows(
+            int(source) if source.isdecimal() else source, options.stride, None, options.batch, options.rate
+        )
         for window in windows:
             best = int(window.probabilities.argmax())
             line = f"{window.first_frame}..{window.last_frame} {names[best]} {window.probabilities[best]:.4f}"

@@ -105,14 +105,17 @@ class Recognizer:
         order = np.argsort(-probabilities, kind="stable")
         return [(contract.class_names[k], float(probabilities[k])) for k in order]
 
-    def windows(self, source: Any, stride: int = 1, fps: float | None = None, batch_size: int = 1) -> Iterator[Scores]:
+    def windows(
+        self, source: Any, stride: int = 1, fps: float | None = None, batch_size: int = 1, rate: int | None = None
+    ) -> Iterator[Scores]:
         """The scores of every `stride`-th window over a source (see deploy.sources.frames_of), each frame read once.
 
+        A window has every `rate`-th frame (see deploy.window.SlidingWindow).
         A source shorter than a clip is looped to one window, as evaluation does. Windows that wait for a batch of
         several are copied; a batch of one is the window itself.
         """
         waiting: list[tuple[Frame, Frame, list[np.ndarray]]] = []
-        for first, last, inputs in self._clips(source, stride, fps):
+        for first, last, inputs in self._clips(source, stride, fps, rate):
             waiting.append((first, last, inputs if batch_size == 1 else [x.copy() for x in inputs]))
             if len(waiting) == batch_size:
                 yield from self._scored(waiting)
@@ -128,18 +131,21 @@ class Recognizer:
         ema: float | None = None,
         threshold: float = 0.0,
         fps: float | None = None,
+        rate: int | None = None,
     ) -> Iterator[Event]:
         """What happens in a source, as it is over: label, start and end in seconds, score.
 
         Probabilities are averaged over the latest `num_smoothed` windows, or exponentially with weight `ema` for the
         newest; below `threshold` nothing is known, and no event is told.
         """
-        windows = self.windows(source, stride, fps)
+        windows = self.windows(source, stride, fps, rate=rate)
         return events_of(windows, self.contract.class_names, Smoothing(num_smoothed, ema), threshold)
 
-    def _clips(self, source: Any, stride: int, fps: float | None) -> Iterator[tuple[Frame, Frame, list[np.ndarray]]]:
+    def _clips(
+        self, source: Any, stride: int, fps: float | None, rate: int | None
+    ) -> Iterator[tuple[Frame, Frame, list[np.ndarray]]]:
         """The first and the last frame of each window, and the model's inputs: views, until the next window."""
-        window, num_full = SlidingWindow(self.contract), 0
+        window, num_full = SlidingWindow(self.contract, rate), 0
         span: deque[Frame] = deque(maxlen=window.num_frames)
         for frame in frames_of(source, self.contract.modalities, self.dropped, fps):
             window.push(frame.images)

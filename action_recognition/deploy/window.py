@@ -46,12 +46,20 @@ class PlaneRing:
 class SlidingWindow:
     """The clip that a model sees of a stream, moving by one frame at a time.
 
-    With sample_rate r a clip has every r-th frame. random_interval spreads its frames over a whole video, which no
-    stream has: the window is consecutive then, too.
+    A clip has every `rate`-th frame, by default as the contract says. random_interval spreads a clip over a whole video,
+    which no stream has: there the rate is the caller's to choose, so that a clip lasts as long as an action. ValueError
+    for another rate than a model of consecutive frames was trained with.
     """
 
-    def __init__(self, contract: Contract) -> None:
-        self.contract = contract
+    def __init__(self, contract: Contract, rate: int | None = None) -> None:
+        if rate is not None and (
+            rate < 1 or (contract.sample_strategy == "consecutive" and rate != contract.sample_rate)
+        ):
+            accepted = (
+                "at least 1" if contract.sample_strategy != "consecutive" else f"{contract.sample_rate}, the model's"
+            )
+            raise ValueError(f"rate: must be {accepted}, got {rate}")
+        self.contract, self.rate = contract, rate or contract.sample_rate
         self._rings = {m: self._make_rings(stream, m) for m, stream in contract.streams.items()}
         self._constants = {
             m: [np.array(c, np.float32)[:, None, None] for c in scale_and_shift(stream)]
@@ -60,14 +68,13 @@ class SlidingWindow:
         self._num_frames = 0
 
     def _make_rings(self, stream: Stream, modality: str) -> list[PlaneRing]:
-        rate = self.contract.sample_rate
         size = self.contract.height, self.contract.width
-        return [PlaneRing(len(stream.mean), stream.num_frames, *size) for _ in range(rate)]
+        return [PlaneRing(len(stream.mean), stream.num_frames, *size) for _ in range(self.rate)]
 
     @property
     def num_frames(self) -> int:
         """The frames of the stream that a clip spans, first to last."""
-        return (max(self.contract.lengths.values()) - 1) * self.contract.sample_rate + 1
+        return (max(self.contract.lengths.values()) - 1) * self.rate + 1
 
     def push(self, frames: Mapping[str, np.ndarray]) -> None:
         """Take the next frame of each modality, uint8 (H, W, 3) for rgb, (H, W, 2) for of, of any size."""

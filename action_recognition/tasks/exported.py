@@ -76,10 +76,10 @@ def check_tensors(executor: Executor, contract: Contract, path: str | Path) -> N
     """DeployError where a model's tensors are not those of a contract."""
     wanted = {name: (None, *shape) for name, shape in clip_shapes(contract).items()}
     found = {name: (None, *shape[1:]) for name, shape in executor.inputs.items()}
-    scores = [shape[-1] for shape in executor.outputs.values()]
-    if found != wanted or scores != [len(contract.class_names)]:
+    answers = list(executor.outputs.values())
+    if found != wanted or [shape[1:] for shape in answers] != [(len(contract.class_names),)]:
         taken, right = (", ".join(f"{name} {shown(shape)}" for name, shape in s.items()) for s in (found, wanted))
         raise DeployError(
-            f"{path}: takes {taken} and answers {scores[0] if scores else 'no'} scores; it should take {right} and "
-            f"answer {len(contract.class_names)}"
+            f"{path}: takes {taken} and answers {', '.join(map(shown, answers))}; it should take {right} and answer "
+            f"Nx{len(contract.class_names)}"
         )
