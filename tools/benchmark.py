@@ -1,194 +1,78 @@
 """Measure how fast this machine works, beside the reference's way of doing the same in the same run.
 
-  python tools/benchmark.py preprocess                       # rendered videos
-  python tools/benchmark.py preprocess --videos FOLDER       # the video files of a folder
-  python tools/benchmark.py preprocess --json                # the last line is JSON
+  python tools/benchmark.py data                              # training clips from folders and from the frame cache
+  python tools/benchmark.py evaluate                          # the windows of an evaluation
+  python tools/benchmark.py infer                             # a sliding window over a stream
+  python tools/benchmark.py preprocess --videos FOLDER        # video files to frames and flow
+  python tools/benchmark.py data configs/rgb2d.yaml model.rgb_seq_length=16 --frames FOLDER
+  python tools/benchmark.py data --json                       # the last line is JSON
 
-Ours and the reference's (tools/benchmark_reference.py) take turns after a warm-up; the table has the medians. `limit`
-is ours over what the bare library calls would reach. Rates are for a core (work for a second of CPU time), so other
-work on the machine disturbs them little; those of several processes are by the clock, and want an idle machine.
+Sizes, clip length, crop and backbone are the spec's; without one a 3D ResNet-18 sees 32 rgb frames of 224x224. Frames
+and videos are rendered (tools/benchmark_frames.py says how) where no folder is given.
+
+Ours and the reference's way (tools/benchmark_reference.py) take turns after a warm-up; the table has the medians. `of
+the limit` is ours over what the bare library calls reach. Rates a core are for a second of CPU time, so other work on
+the machine disturbs them little; those by the clock want an idle machine.
 """
 
 import argparse
 import json
-import shutil
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import benchmark_reference as reference
-import cv2
-import numpy as np
+from benchmark_rows import Result, table
 
-from action_recognition.clip.flow_encoding import encode_max_rad
-from action_recognition.clip.video import SUFFIXES, Damage, read_video
-from action_recognition.preprocess.extract import Settings, extract, write_image
-from action_recognition.preprocess.flow import DisFlow
-from action_recognition.preprocess.jobs import Job
-from action_recognition.preprocess.run import run_jobs
+from action_recognition.config import Spec, load_spec
+from action_recognition.errors import SpecError, UserError
 
-cv2.setNumThreads(1)
+SPEC_DRIVEN = ("data", "evaluate", "infer")
+WHAT = (*SPEC_DRIVEN, "preprocess")
+# The spec where none is given: the reference's 3D ResNet-18 on rgb.
+DEFAULTS = ("model.model_type=rgb", "model.input_type=3d", "model.rgb_seq_length=32")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement: medians in `unit`; limit is ours over the physical limit, 0..1, or None."""
+def measure(what: str, spec: Spec, options: argparse.Namespace) -> Result:
+    """Run one subcommand. Each loads no more than it measures."""
+    if what == "preprocess":
+        from benchmark_preprocess import preprocess
 
-    name: str
-    unit: str
-    ours: float
-    reference: float
-    limit: float | None = None
+        return preprocess(options.videos, options.rounds)
+    from benchmark_data import SUBCOMMANDS
 
-    @property
-    def ratio(self) -> float:
-        """How many times the reference's rate ours is."""
-        return self.ours / self.reference
+    return SUBCOMMANDS[what](spec, options.frames, options.rounds)
 
 
-def rates(
-    ways: Mapping[str, Callable[[], int]], rounds: int, clock: Callable[[], float] = time.process_time
-) -> dict[str, float]:
-    """The median rate of each way, in what it returns for a second; the ways take turns, after one round unmeasured."""
-    measured: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(rounds + 1):
-        for name, way in ways.items():
-            start = clock()
-            work = way()
-            if i > 0:
-                measured[name].append(work / (clock() - start))
-    return {name: statistics.median(values) for name, values in measured.items()}
+def spec_of(words: list[str]) -> Spec:
+    """The spec of `[SPEC] [key=value ...]`. SpecError where it is wrong, or of a model that sees flow."""
+    path = words[0] if words and "=" not in words[0] else None
+    overrides = words[1:] if path else [*DEFAULTS, *words]
+    spec = load_spec(path, overrides)
+    if spec.model.model_type != "rgb":
+        given = spec.model.model_type
+        raise SpecError(f"model.model_type: {given}, and only rgb can be measured; add model.model_type=rgb")
+    return spec
 
 
-# --- preprocess ---
-
-
-def preprocess(options: argparse.Namespace) -> list[Row]:
-    """Video files to frames and flow."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        work = Path(folder)
-        videos = _video_files(options.videos) if options.videos else render_videos(work / "videos", 4)
-        made = work / "made"
-        rgb, fast = Settings(frames="jpg"), Settings(frames="jpg", flow="dis", flow_preset="fast")
-        preset = cv2.DISOPTICAL_FLOW_PRESET_FAST
-        rgb_rates = rates(
-            {
-                "ours": lambda: _each(videos, made, lambda v, f: extract(Job(v, f), rgb).frames),
-                "reference": lambda: _each(videos, made, reference.extract_rgb),
-                "bare": lambda: _each(videos, made, lambda v, f: _bare(v, f, with_flow=False)),
-            },
-            options.rounds,
-        )
-        flow_rates = rates(
-            {
-                "ours": lambda: _each(videos, made, lambda v, f: extract(Job(v, f), fast, DisFlow("fast")).frames),
-                "reference": lambda: _each(videos, made, lambda v, f: reference.extract_rgb_and_flow(v, f, preset)),
-                "bare": lambda: _each(videos, made, lambda v, f: _bare(v, f, with_flow=True)),
-            },
-            options.rounds,
-        )
-        slow = Settings(frames="jpg", flow="dis")
-        jobs = [
-            Job(v, made / f"{i}_{v.stem}") for i, v in enumerate(videos * 4)
-        ]  # enough to make starting the processes small
-        workers = rates(
-            {str(n): lambda n=n: _all(jobs, made, slow, n) for n in (1, 2)},  # type: ignore[misc]
-            options.rounds,
-            time.perf_counter,
-        )
-    unit, one, two = "frames/s a core", workers["1"], workers["2"]
-    return [
-        _row("rgb to JPEG, reference to PNG", unit, rgb_rates),
-        _row("rgb and DIS fast", unit, flow_rates),
-        Row("rgb and DIS slow, two processes against one", "frames/s", two, one, two / one / 2),
-    ]
-
-
-def _row(name: str, unit: str, measured: Mapping[str, float]) -> Row:
-    return Row(name, unit, measured["ours"], measured["reference"], measured["ours"] / measured["bare"])
-
-
-def _each(videos: Iterable[Path], made: Path, way: Callable[[Path, Path], int]) -> int:
-    """Run one way over all videos into empty folders. Returns the number of frames."""
-    shutil.rmtree(made, ignore_errors=True)
-    return sum(way(video, made / video.stem) for video in videos)
-
-
-def _all(jobs: list[Job], made: Path, settings: Settings, num_workers: int) -> int:
-    shutil.rmtree(made, ignore_errors=True)
-    return sum(outcome.frames for outcome in run_jobs(jobs, settings, num_workers))
-
-
-def _bare(video: Path, folder: Path, with_flow: bool) -> int:
-    """Decoding, flow and image encoding, and nothing else: what no program can do without."""
-    flow, num_frames = DisFlow("fast"), 0
-    for name in ("rgb", "u", "v"):
-        (folder / name).mkdir(parents=True)
-    for num_frames, frame in enumerate(read_video(video, Damage()), 1):
-        write_image(folder / "rgb" / f"{num_frames}.jpg", frame)
-        vectors = flow.add(frame) if with_flow else None
-        if vectors is not None:
-            for name, image in zip(("u", "v"), encode_max_rad(vectors), strict=True):
-                write_image(folder / name / f"{num_frames}.jpg", image)
-    return num_frames
-
-
-def _video_files(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        sys.exit(f"error: {folder}: no video file found")
-    return found
-
-
-def render_videos(folder: Path, num_videos: int, num_frames: int = 60) -> list[Path]:
-    """MPEG-4 files of 320x240 whose frames are about as rich as those of HMDB51: texture that moves, and noise."""
-    import av
-
-    folder.mkdir(parents=True)
-    paths = [folder / f"{i}.avi" for i in range(num_videos)]
-    for seed, path in enumerate(paths):
-        rng = np.random.default_rng(seed)
-        coarse = [rng.integers(0, 256, (480 // c, 640 // c, 3), dtype=np.uint8) for c in (4, 8, 32, 96)]
-        picture = np.mean([cv2.resize(c, (640, 480), interpolation=cv2.INTER_CUBIC) for c in coarse], axis=0)
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("mpeg4", rate=25, options={"qmax": "4"})
-            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-            for i in range(num_frames):
-                x, y = 40 + 2 * i, 20 + i
-                noisy = picture[y : y + 240, x : x + 320] + rng.normal(0, 3, (240, 320, 3))
-                frame = av.VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-    return paths
-
-
-# --- the command line ---
-
-
-def print_table(rows: list[Row]) -> None:
-    """The rows as a Markdown table."""
-    print("| what | unit | ours | reference | ratio | of the limit |\n|---|---|---|---|---|---|")
-    for row in rows:
-        limit = "" if row.limit is None else f"{row.limit:.0%}"
-        print(f"| {row.name} | {row.unit} | {row.ours:.1f} | {row.reference:.1f} | {row.ratio:.2f} | {limit} |")
-
-
-def main() -> int:
-    """Measure, print the table, and with --json the rows."""
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the table, and with --json the rows. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("preprocess",))
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("words", nargs="*", metavar="SPEC or section.key=value", help="the YAML spec; overrides")
+    parser.add_argument(
+        "--frames", type=Path, metavar="FOLDER", help="png or jpg images to use (default: rendered ones)"
+    )
     parser.add_argument("--videos", type=Path, metavar="FOLDER", help="video files to use (default: rendered ones)")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, as the last line")
-    options = parser.parse_args()
-    rows = {"preprocess": preprocess}[options.what](options)
-    print_table(rows)
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        result = measure(options.what, spec_of(options.words), options)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2 if isinstance(error, SpecError) else 1
+    print(table(result))
     if options.json:
-        print(json.dumps({"rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}))
+        print(json.dumps({"rows": [row.to_plain() for row in result.rows]}))
     return 0
 
 
