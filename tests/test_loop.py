@@ -17,8 +17,8 @@ from action_recognition.config import OptimSpec
 from action_recognition.data.dataset import Sample
 from action_recognition.data.index import FrameFiles, Video
 from action_recognition.data.loader import Batch, TrainingPlan, window_batches
-from action_recognition.training import loop
-from action_recognition.training.loop import NonFiniteLossError, Run, State, evaluate, fit, train_one_epoch
+from action_recognition.training import loop, report
+from action_recognition.training.loop import NonFiniteLossError, Run, State, Tally, evaluate, fit, train_one_epoch
 from action_recognition.training.optim import Precision, Schedule
 
 CPU = torch.device("cpu")
@@ -217,7 +217,8 @@ def test_validation_runs_every_interval_and_after_the_last_epoch(
 
 def test_fit_without_validation_has_rows_of_rate_loss_and_accuracy() -> None:
     state, seen = fit_empty(2, 1, None)
-    assert [list(row) for row in seen.rows] == [["epoch", "lr", "train_loss", "train_acc"]] * 2
+    names = ["epoch", "lr", "train_loss", "train_acc", "data_sec", "compute_sec"]
+    assert [list(row) for row in seen.rows] == [names] * 2
     assert state.history == seen.rows
     assert (state.epoch, state.step, state.tally.clips) == (2, 0, 0)
 
@@ -236,6 +237,59 @@ def test_fit_from_the_middle_of_an_epoch_starts_the_plan_there() -> None:
     plan = FixedPlan(1)
     fit(run_of(linear()), State(epoch=1, step=4), 3, plan, [batch_of([[2, 1]], [0])], None, 1, Seen())
     assert plan.starts == [(1, 4), (2, 0)]
+
+
+# --- where the time goes ---
+
+
+class Clock:
+    """A clock in place of time.perf_counter that stands still but where it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(report.time, "perf_counter", lambda: self.now)
+
+    def slow(self, batches: list[Batch], seconds: float) -> Iterator[Batch]:
+        for batch in batches:
+            self.now += seconds
+            yield batch
+
+    def slow_run(self, seconds: float) -> Run:
+        def to_input(inputs: dict[str, Tensor]) -> list[Tensor]:
+            self.now += seconds
+            return as_float64(inputs)
+
+        run = run_of(linear())
+        run.to_input = to_input
+        return run
+
+
+class SlowSaving(Seen):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def step_done(self, state: State, num_clips: int, lr: float, *_: object) -> None:
+        super().step_done(state, num_clips, lr)
+        self.clock.now += 1000
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 2, 3])
+def test_epoch_counts_waiting_for_batches_and_computing_apart_and_saving_as_neither(
+    accumulate_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, state = Clock(monkeypatch), State(tally=Tally(data_sec=100, compute_sec=200))  # of before a resume
+    batches = clock.slow([batch_of([[2, 1]], [0])] * 3, 5)
+    train_one_epoch(clock.slow_run(7), state, FixedPlan(3, accumulate_steps), batches, SlowSaving(clock))
+    assert (state.tally.data_sec, state.tally.compute_sec) == (100 + 3 * 5, 200 + 3 * 7)
+
+
+def test_row_of_several_processes_has_the_times_of_the_one_that_waited_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [(Tally(1.0, 1, 2, data_sec=9, compute_sec=1), 700.5), (Tally(2.0, 1, 2, 4, 6), 900.0)]
+    monkeypatch.setattr(loop, "gather", lambda value: [value, *others])
+    _, seen = fit_empty(1, 1, None)
+    assert (seen.rows[0]["data_sec"], seen.rows[0]["compute_sec"], seen.rows[0]["peak_gpu_mib"]) == (9, 1, 900)
+    assert seen.rows[0]["train_acc"] == 60
 
 
 # --- evaluation ---

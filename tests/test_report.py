@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from action_recognition.training import report
 from action_recognition.training.report import (
     ProgressBar,
     StatusFile,
+    Stopwatch,
     TensorBoard,
     duration,
     finite_or_none,
+    what_limits,
     write_metrics,
 )
 
@@ -125,3 +128,30 @@ def test_tensorboard_of_one_epoch_writes_an_event_file(tmp_path: Path) -> None:
 )
 def test_duration_at_its_boundaries_changes_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_stopwatch_counts_laps_and_all_on_top_of_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 12.0, 17.0, 20.0])
+    monkeypatch.setattr(report.time, "perf_counter", lambda: next(times))
+    watch = Stopwatch(already=100.0)
+    assert (watch.lap(), watch.lap(), watch.seconds) == (2, 5, 110)
+
+
+@pytest.mark.parametrize(
+    ("data_sec", "compute_sec", "num_workers", "limit"),
+    [
+        (49, 51, 0, "computing"),  # taking turns: the longer one
+        (51, 49, 0, "data"),
+        (9, 91, 2, "computing"),
+        (11, 89, 2, "data"),  # workers that are waited for don't keep up
+        (0, 0, 0, "computing"),
+    ],
+)
+def test_what_limits_is_the_longer_or_with_workers_data_that_are_waited_for(
+    data_sec: float, compute_sec: float, num_workers: int, limit: str
+) -> None:
+    assert what_limits(data_sec, compute_sec, num_workers).endswith(f": {limit} limits")
+
+
+def test_what_limits_says_both_times() -> None:
+    assert what_limits(4.2, 71, 2) == "data 4 s, computing 1 min 11 s: computing limits"

@@ -69,7 +69,8 @@ def test_run_leaves_a_checkpoint_every_interval_one_of_the_last_epoch_best_and_l
 @pytest.mark.usefixtures("tiny_models")
 def test_run_writes_status_metrics_spec_and_says_each_epoch(tree: Path, tmp_path: Path) -> None:
     history, lines = run_train(tree, tmp_path, f"dataset.val_dataset_dir={tree}", "train.num_epochs=2")
-    names = ["epoch", "lr", "train_loss", "train_acc", "val_loss", "val_acc", "val_m_acc"]
+    losses = ["train_loss", "train_acc", "data_sec", "compute_sec", "val_loss", "val_acc", "val_m_acc"]
+    names = ["epoch", "lr", *losses]
     assert [list(row) for row in history] == [names, names]
     metrics = (tmp_path / "train" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in metrics] == history
@@ -81,7 +82,8 @@ def test_run_writes_status_metrics_spec_and_says_each_epoch(tree: Path, tmp_path
     assert lines[1:3] == [f"{tree}: 7 videos, 21 frames"] * 2
     row = history[0]
     figures = f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %; validation loss "
-    assert sum(line.startswith(f"epoch 1/2: {figures}") for line in lines) == 1
+    (line,) = (line for line in lines if line.startswith(f"epoch 1/2: {figures}"))
+    assert re.search(r"; lr 0\.0005, \d s \(data \d s, computing \d s: (data|computing) limits\)", line)
     assert re.fullmatch(r"finished in .*; the best model is .*/train/ar_model_best\.pth", lines[-1])
 
 
@@ -125,8 +127,8 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tree: Path, t
         run_train(tree, tmp_path / str(i), "train.num_epochs=1", f"train.seed={seed}")[0]
         for i, seed in enumerate((5, 5, 6))
     )
-    assert first == second
-    assert first != third
+    assert untimed(first) == untimed(second)
+    assert untimed(first) != untimed(third)
 
 
 # --- going on after an interruption ---
@@ -176,6 +178,13 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def untimed(value: Any) -> Any:
+    """`value` without the seconds that were measured, which no two runs share."""
+    if isinstance(value, dict):
+        return {name: untimed(v) for name, v in value.items() if not str(name).endswith("_sec")}
+    return [untimed(v) for v in value] if isinstance(value, list) else value
+
+
 def check_resumed_run_is_the_whole_run(
     monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path, stop: tuple[int, int], *overrides: str
 ) -> None:
@@ -189,10 +198,11 @@ def check_resumed_run_is_the_whole_run(
     run_train(tree, tmp_path / "cut", *how)
     whole, cut = (read_checkpoint(tmp_path / name / "train" / "ar_model_latest.pth") for name in ("whole", "cut"))
     for part in ("state_dict", "optimizer", "schedule", "rng", "history", "epoch", "step", "tally"):
-        assert same(whole[part], cut[part]), part
-    metrics = [(tmp_path / name / "train" / "metrics.jsonl").read_text() for name in ("whole", "cut")]
-    assert metrics[0] == metrics[1]
-    assert [json.loads(line)["epoch"] for line in metrics[1].splitlines()] == [0, 1, 2]
+        assert same(untimed(whole[part]), untimed(cut[part])), part
+    metrics = [(tmp_path / name / "train" / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    rows = [[json.loads(line) for line in lines] for lines in metrics]
+    assert untimed(rows[0]) == untimed(rows[1])
+    assert [row["epoch"] for row in rows[1]] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("tiny_models")
@@ -236,6 +246,28 @@ def test_run_with_workers_stopped_in_the_middle_of_an_epoch_equals_the_whole_run
     monkeypatch.setattr(train, "workers_here", lambda *_: 2)
     by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=1")
     check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, (1, 3), *by_step)
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_epoch_that_was_resumed_counts_the_time_of_both_parts(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_step = (*RUN, "train.checkpoint_interval_unit=step", "train.checkpoint_interval=2")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0, 2)
+        with pytest.raises(Stopped):
+            run_train(tree, tmp_path, *by_step)
+    latest = tmp_path / "train" / "ar_model_latest.pth"
+    content = read_checkpoint(latest)
+    assert content["tally"][0]["compute_sec"] > 0
+    content["tally"][0] |= {"data_sec": 100.0, "compute_sec": 200.0}
+    latest.unlink()
+    torch.save(content, latest)
+    history, lines = run_train(tree, tmp_path, *by_step)
+    assert (history[0]["data_sec"], history[0]["compute_sec"]) == pytest.approx((100, 200), abs=5)
+    (line,) = (line for line in lines if line.startswith("epoch 1/3"))
+    assert re.search(r", 5 min 0\d s \(data 1 min 4\d s, computing 3 min 2\d s: computing limits\)", line)
+    assert history[1]["compute_sec"] < 5
 
 
 @pytest.mark.usefixtures("tiny_models")
@@ -540,7 +572,7 @@ def test_world_size_of_a_scheduler_without_a_rank_is_not_taken_for_torchruns(
     _, lines = run_train(tree, tmp_path, "train.num_epochs=1")
     assert not [line for line in lines if "torchrun" in line]
     assert read_checkpoint(tmp_path / "train" / "ar_model_latest.pth")["tally"] == [
-        {"loss": 0.0, "correct": 0, "clips": 0}
+        {"loss": 0.0, "correct": 0, "clips": 0, "data_sec": 0.0, "compute_sec": 0.0}
     ]
 
 

@@ -56,6 +56,7 @@ from action_recognition.training.report import (
     Stopwatch,
     TensorBoard,
     duration,
+    what_limits,
     write_metrics,
 )
 
@@ -243,7 +244,8 @@ class Trainer:
         return validate
 
     def _open_folder(self) -> None:
-        self.watch, self.epoch_watch = Stopwatch(), Stopwatch()
+        done = self.state.tally  # of the epoch that a resumed run goes on with
+        self.watch, self.epoch_watch = Stopwatch(), Stopwatch(done.data_sec + done.compute_sec)
         self.bar = self._new_bar()
         self.board = TensorBoard(self.folder, self.process.is_first)
         self._reported_problems = 0
@@ -281,12 +283,23 @@ class Trainer:
         if names:
             self._save(names)
         self.bar.close()
-        self.say(_epoch_line(row, train.num_epochs, self.epoch_watch.seconds, is_best))
+        self.say(self._epoch_line(row, is_best))
         if self.process.is_first:
             write_metrics(self.folder / "metrics.jsonl", state.history)
         self.status.write("RUNNING", f"epoch {epoch} finished", _figures(row))
         self.board.write(row)
         self.epoch_watch, self.bar = Stopwatch(), self._new_bar()
+
+    def _epoch_line(self, row: dict[str, Any], is_best: bool) -> str:
+        figures = [f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %"]
+        if "val_acc" in row:
+            figures.append(f"validation loss {row['val_loss']:.3f}, accuracy {row['val_acc']:.1f} %")
+        where = what_limits(row["data_sec"], row["compute_sec"], self.num_workers)
+        costs = [f"lr {row['lr']:.3g}", f"{duration(self.epoch_watch.seconds)} ({where})"]
+        if "peak_gpu_mib" in row:
+            costs.append(f"{row['peak_gpu_mib'] / 1024:.1f} GiB of GPU memory")
+        line = f"epoch {row['epoch'] + 1}/{self.spec.train.num_epochs}: {'; '.join([*figures, ', '.join(costs)])}"
+        return f"{line}, best so far" if is_best else line
 
     def _report_problems(self) -> None:
         problems = {path: text for part in gather(self.state.problems) for path, text in part.items()}
@@ -404,11 +417,3 @@ def _example_input(contract: Contract, device: torch.device) -> list[torch.Tenso
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name != "epoch"}
-
-
-def _epoch_line(row: dict[str, Any], num_epochs: int, seconds: float, is_best: bool) -> str:
-    figures = [f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %"]
-    if "val_acc" in row:
-        figures.append(f"validation loss {row['val_loss']:.3f}, accuracy {row['val_acc']:.1f} %")
-    best = ", best so far" if is_best else ""
-    return f"epoch {row['epoch'] + 1}/{num_epochs}: {'; '.join(figures)}; lr {row['lr']:.3g}, {duration(seconds)}{best}"

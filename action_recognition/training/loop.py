@@ -20,6 +20,7 @@ from action_recognition.errors import UserError
 from action_recognition.training.distributed import gather
 from action_recognition.training.metrics import VideoScores, video_scores
 from action_recognition.training.optim import Precision, Schedule
+from action_recognition.training.report import Stopwatch
 
 
 class NonFiniteLossError(UserError, RuntimeError):
@@ -62,11 +63,16 @@ class Run:
 
 @dataclass
 class Tally:
-    """Running sums over clips: cross entropy, correct ones, and how many."""
+    """Running sums of an epoch: of clips, their cross entropy and correct ones; and where the time went.
+
+    The seconds are saved with the rest, so an epoch that was resumed counts all that went into its result.
+    """
 
     loss: float = 0.0
     correct: int = 0
     clips: int = 0
+    data_sec: float = field(default=0.0, compare=False)
+    compute_sec: float = field(default=0.0, compare=False)
 
     def add(self, loss: float, correct: float, clips: float) -> None:
         self.loss, self.correct, self.clips = self.loss + loss, self.correct + round(correct), self.clips + round(clips)
@@ -109,7 +115,7 @@ def fit(
     while state.epoch < num_epochs:
         plan.start_at(state.epoch, state.step)
         train_one_epoch(run, state, plan, batches, events)
-        row: dict[str, Any] = {"epoch": state.epoch, "lr": run.schedule.lr, **_over_processes(state.tally).means()}
+        row: dict[str, Any] = {"epoch": state.epoch, "lr": run.schedule.lr, **_over_processes(state.tally, run.device)}
         due = (state.epoch + 1) % validation_interval == 0 or state.epoch + 1 == num_epochs
         if validate and due:
             row |= validate()
@@ -120,12 +126,20 @@ def fit(
 
 
 def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch], events: Events) -> None:
-    """The optimizer steps of an epoch, from state.step on. NonFiniteLossError names the epoch, batch and videos."""
+    """The optimizer steps of an epoch, from state.step on. NonFiniteLossError names the epoch, batch and videos.
+
+    The time between asking for a batch and having it is waiting for data, the rest computing. On a GPU too, where the
+    host only queues the work: when data are slow, it waits for them here; when the GPU is, its queue fills up, and the
+    host waits in a launch. So the larger share shows what limits, though what the GPU does meanwhile is not seen.
+    """
     run.model.train()
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
     readback = Readback(state, run.device, state.step * plan.accumulate_steps)
     run.optimizer.zero_grad(set_to_none=True)
-    num_batches, clips = len(plan), 0
+    num_batches, clips, tally, watch = len(plan), 0, state.tally, Stopwatch()
     for i, batch in enumerate(batches, start=1):
+        tally.data_sec += watch.lap()
         is_step = i % plan.accumulate_steps == 0 or i == num_batches
         state.problems.update(batch.problems)
         clips += len(batch.videos)
@@ -134,10 +148,14 @@ def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch]
             run.scaler.scale(loss).backward()
         if is_step:
             _optimizer_step(run)
+        tally.compute_sec += watch.lap()
+        if is_step:
             state.step += 1
             events.step_done(state, clips, run.schedule.lr, readback.finish)
+            watch.lap()  # saving a checkpoint is neither
             clips = 0
     readback.finish()
+    tally.compute_sec += watch.lap()
 
 
 def _forward(run: Run, batch: Batch, readback: "Readback") -> Tensor:
@@ -209,11 +227,21 @@ class Readback:
         self.state.tally.add(loss, correct, clips)
 
 
-def _over_processes(tally: Tally) -> Tally:
-    total = Tally()
-    for part in gather(tally):
+def _over_processes(tally: Tally, device: torch.device) -> dict[str, float]:
+    """The figures of an epoch, the same on every process."""
+    parts: list[tuple[Tally, float]] = gather((tally, _peak_gpu_mib(device)))
+    total, tallies = Tally(), [part for part, _ in parts]
+    for part in tallies:
         total.add(part.loss, part.correct, part.clips)
-    return total
+    slowest = max(tallies, key=lambda part: part.data_sec)  # the others wait for it, and count that as computing
+    times = {"data_sec": round(slowest.data_sec, 2), "compute_sec": round(slowest.compute_sec, 2)}
+    peak = max(mib for _, mib in parts)
+    return {**total.means(), **times, **({"peak_gpu_mib": peak} if peak else {})}
+
+
+def _peak_gpu_mib(device: torch.device) -> float:
+    """The most that tensors took of the GPU in training this epoch; 0 on a CPU."""
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else 0.0
 
 
 def evaluate(

@@ -95,14 +95,31 @@ class ProgressBar:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Seconds since it was made, on top of `already`."""
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    def __init__(self, already: float = 0.0) -> None:
+        self._lap = time.perf_counter()
+        self._start = self._lap - already
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._start
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since it was made."""
+        before, self._lap = self._lap, time.perf_counter()
+        return self._lap - before
+
+
+def what_limits(data_sec: float, compute_sec: float, num_workers: int) -> str:
+    """Where the time of an epoch went: "data 4 s, computing 1 min 11 s: computing limits".
+
+    Without workers, reading and computing take turns, and the longer limits. Workers read meanwhile, so waiting for
+    them says that they don't keep up; a tenth is allowed for the start of the epoch.
+    """
+    share = 0.1 if num_workers else 0.5
+    limit = "data" if data_sec > share * (data_sec + compute_sec) else "computing"
+    return f"data {duration(data_sec)}, computing {duration(compute_sec)}: {limit} limits"
 
 
 def duration(seconds: float) -> str:
