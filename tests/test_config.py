@@ -120,6 +120,7 @@ DEFAULTS = {
     "train.device": "auto",
     "train.accumulate_steps": 1,
     "train.sync_bn": False,
+    "train.memory_format": "auto",
     "train.optim.lr": 5e-4,
     "train.optim.momentum": 0.9,
     "train.optim.weight_decay": 5e-4,

@@ -1,6 +1,7 @@
 """Which clips make a batch on which process, what a clip weighs, and how samples are stacked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,24 @@ def test_to_input_on_the_device_is_normalised_and_in_the_contract_s_order() -> N
     assert x.dtype == torch.float32
     assert x.shape == (1, 6, 4, 6)
     torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([1.0, 1, 3, 3, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("is_3d", "layout"),
+    [
+        (True, torch.contiguous_format),
+        (True, torch.channels_last_3d),
+        (False, torch.contiguous_format),
+        (False, torch.channels_last),
+    ],
+)
+def test_to_input_lies_in_memory_as_asked_for_with_the_same_values(is_3d: bool, layout: torch.memory_format) -> None:
+    clips = torch.arange(2 * 2 * 4 * 6 * 3, dtype=torch.uint8).reshape(2, 2, 4, 6, 3)
+    contract = replace(RGB, input_type="3d" if is_3d else "2d")
+    (x,) = ToInput(contract, CPU, layout)({"rgb": clips})
+    assert x.is_contiguous(memory_format=layout)
+    blue = x[1, 2] if is_3d else x[1, 4:]  # (T, H, W) of the second clip; mean 0, std 1
+    torch.testing.assert_close(blue, clips[1, ..., 2] / 255)
 
 
 @pytest.mark.parametrize(

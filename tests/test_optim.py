@@ -19,7 +19,9 @@ from action_recognition.training.optim import (
     conv3d_depths,
     default_precision,
     make_optimizer,
+    memory_format,
     restart_schedule,
+    restore_optimizer,
 )
 
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ AUTO_REDUCE = OptimSpec(lr=1.0, lr_scheduler="AutoReduce", lr_decay=0.5, patienc
 
 
 def schedule_of(spec: OptimSpec) -> Schedule:
-    return Schedule(make_optimizer(nn.Linear(1, 1), spec, CPU), spec)
+    return Schedule(make_optimizer(nn.Linear(1, 1), spec), spec)
 
 
 def learning_rates(schedule: Schedule, rows: list[dict[str, float]]) -> list[float]:
@@ -44,7 +46,7 @@ def learning_rates(schedule: Schedule, rows: list[dict[str, float]]) -> list[flo
 def test_optimizer_with_constant_gradients_adds_momentum_and_weight_decay() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    optimizer = make_optimizer(model, OptimSpec(lr=0.1, momentum=0.5, weight_decay=1.0), CPU)
+    optimizer = make_optimizer(model, OptimSpec(lr=0.1, momentum=0.5, weight_decay=1.0))
     weights = []
     for _ in range(2):
         model.weight.grad = torch.ones_like(model.weight)
@@ -120,6 +122,51 @@ def test_restart_schedule_takes_momentum_and_weight_decay_from_the_new_spec() ->
     old = schedule_of(MULTI_STEP)
     restart_schedule(old.optimizer, replace(MULTI_STEP, momentum=0.25, weight_decay=0.125), 0)
     assert (old.optimizer.param_groups[0]["momentum"], old.optimizer.param_groups[0]["weight_decay"]) == (0.25, 0.125)
+
+
+# --- memory format ---
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "precision", "is_3d", "expected"),
+    [
+        ("auto", "cpu", "fp32", True, torch.contiguous_format),
+        ("auto", "cpu", "bf16", True, torch.contiguous_format),
+        ("auto", "cuda", "fp32", True, torch.contiguous_format),
+        ("auto", "cuda", "bf16", True, torch.channels_last_3d),
+        ("auto", "cuda", "fp16", False, torch.channels_last),
+        ("channels_last", "cpu", "fp32", True, torch.channels_last_3d),
+        ("channels_last", "cpu", "fp32", False, torch.channels_last),
+        ("contiguous", "cuda", "bf16", True, torch.contiguous_format),
+    ],
+)
+def test_memory_format_is_what_was_given_or_goes_by_device_and_precision(
+    name: str, device: str, precision: str, is_3d: bool, expected: torch.memory_format
+) -> None:
+    assert memory_format(name, Precision(precision, device), is_3d) == expected
+
+
+def stepped(layout: torch.memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A convolution after one step, so that it has a momentum."""
+    torch.manual_seed(0)
+    model = nn.Conv3d(2, 3, 2).to(memory_format=layout)
+    optimizer = make_optimizer(model, OptimSpec(lr=0.1))
+    model(torch.ones(1, 2, 2, 2, 2)).square().sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_optimizer_restored_under_another_memory_format_makes_the_same_step(layout: torch.memory_format) -> None:
+    saved_model, saved = stepped(torch.contiguous_format)
+    model, optimizer = stepped(layout)
+    model.load_state_dict(saved_model.state_dict())
+    restore_optimizer(optimizer, saved.state_dict())
+    momentum = optimizer.state[model.weight]["momentum_buffer"]
+    assert momentum.stride() == model.weight.stride()
+    for one in (saved, optimizer):
+        one.step()  # with the gradients of before
+    torch.testing.assert_close(model.weight, saved_model.weight)
 
 
 # --- precision ---

@@ -13,6 +13,7 @@ from tiny import MakeTree, RunsCode, run_evaluate, run_infer, run_train, spec_of
 from torch import nn
 
 from action_recognition import load_checkpoint
+from action_recognition.config import ModelSpec
 from action_recognition.errors import CheckpointError, DataError, SpecError
 from action_recognition.tasks import train
 from action_recognition.tasks.train import Trainer, best_epoch
@@ -542,6 +543,60 @@ def test_training_in_bf16_where_this_cpu_would_get_gradients_wrong_is_in_fp32_an
     assert [line for line in lines if line.startswith("training in fp32: ")]
     _, lines = run_train(tree, tmp_path / "3", *how, "model.rgb_seq_length=3")
     assert [line for line in lines if line.startswith("training in bf16: ")]
+
+
+@pytest.fixture
+def conv3d_models(tiny_models: None, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """A network of two 3D convolutions in place of the real ones. Returns the overrides that go with it."""
+
+    def build(spec: ModelSpec, num_classes: int) -> nn.Module:
+        first, second = nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1)
+        norms = nn.BatchNorm3d(4), nn.Dropout(spec.dropout_ratio)
+        return nn.Sequential(first, *norms, second, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+    monkeypatch.setattr(train, "build_model", build)
+    return (*RUN, "model.input_type=3d", "model.dropout_ratio=0")  # dropout goes by the place in memory
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        return [tensor for entry in value.values() for tensor in tensors(entry)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def test_checkpoint_of_a_run_in_channels_last_is_laid_out_as_that_of_a_contiguous_one(
+    conv3d_models: tuple[str, ...], tree: Path, tmp_path: Path
+) -> None:
+    checkpoints = []
+    for name in ("contiguous", "channels_last"):
+        _, lines = run_train(tree, tmp_path / name, *conv3d_models, f"train.memory_format={name}")
+        assert any("in fp32, channels last: " in line for line in lines) is (name == "channels_last")
+        checkpoints.append(read_checkpoint(tmp_path / name / "train" / "ar_model_latest.pth"))
+    for part in ("state_dict", "optimizer"):
+        contiguous, channels_last = (tensors(checkpoint[part]) for checkpoint in checkpoints)
+        assert len(contiguous) > 5
+        for ours, theirs in zip(channels_last, contiguous, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, check_stride=True)
+
+
+def test_run_in_channels_last_stopped_in_the_middle_of_an_epoch_equals_the_whole_run(
+    conv3d_models: tuple[str, ...], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = (*conv3d_models, "train.checkpoint_interval_unit=step", "train.memory_format=channels_last")
+    how = (*how, "model.dropout_ratio=0.5")
+    check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, (1, 3), *how)
+
+
+@pytest.mark.parametrize("formats", [("contiguous", "channels_last"), ("channels_last", "contiguous")])
+def test_resume_in_another_memory_format_goes_on_as_before_and_says_so(
+    formats: tuple[str, str], conv3d_models: tuple[str, ...], tree: Path, tmp_path: Path
+) -> None:
+    first, second = (f"train.memory_format={name}" for name in formats)
+    whole, _ = run_train(tree, tmp_path / "whole", *conv3d_models, first)
+    run_train(tree, tmp_path / "cut", *conv3d_models, first, "train.num_epochs=1")
+    cut, lines = run_train(tree, tmp_path / "cut", *conv3d_models, second)
+    assert f"changed since the checkpoint: train.memory_format: {formats[0]} -> {formats[1]}" in lines
+    assert [row["train_loss"] for row in cut] == pytest.approx([row["train_loss"] for row in whole], rel=1e-4)
 
 
 @pytest.mark.usefixtures("tiny_models")

@@ -200,6 +200,11 @@ class TrainSpec:
     device: str = key("auto", "Where to train; auto = the GPUs if there are any", DEVICE)
     accumulate_steps: int = key(1, "Batches whose gradients are summed before a step", positive())
     sync_bn: bool = key(False, "Share batch-norm statistics between GPUs")
+    memory_format: str = key(
+        "auto",
+        "How tensors lie in memory; auto = channels_last on CUDA in bf16 and fp16, else contiguous",
+        one_of("auto", "contiguous", "channels_last"),
+    )
     optim: OptimSpec = field(default_factory=OptimSpec)
     cudnn: CudnnSpec = field(default_factory=CudnnSpec)
 

@@ -49,7 +49,15 @@ from action_recognition.training import checkpoint as files
 from action_recognition.training.distributed import Process, connected, from_first, gather, share_buffers
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
 from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
-from action_recognition.training.optim import Precision, Schedule, default_precision, make_optimizer, restart_schedule
+from action_recognition.training.optim import (
+    Precision,
+    Schedule,
+    default_precision,
+    make_optimizer,
+    memory_format,
+    restart_schedule,
+    restore_optimizer,
+)
 from action_recognition.training.report import (
     ProgressBar,
     StatusFile,
@@ -161,15 +169,16 @@ class Trainer:
 
     def _make_run(self) -> Run:
         train, device = self.spec.train, self.process.device
-        optimizer = make_optimizer(self.bare_model, train.optim, device)
         precision = Precision(self._precision(), device.type)
+        self.layout = memory_format(train.memory_format, precision, self.contract.is_3d)
+        optimizer = make_optimizer(self.bare_model.to(memory_format=self.layout), train.optim)
         return Run(
             model=self._parallel(self.bare_model),
             optimizer=optimizer,
             schedule=Schedule(optimizer, train.optim),
             scaler=precision.scaler(),
             precision=precision,
-            to_input=ToInput(self.contract, device),
+            to_input=ToInput(self.contract, device, self.layout),
             device=device,
             clip_grad_norm=train.clip_grad_norm,
         )
@@ -202,7 +211,8 @@ class Trainer:
             check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
         batches, validate = self._training_batches(), self._validation()
         clips, size = self.plan.num_clips, self.spec.dataset.batch_size * self.process.num_processes
-        self.say(f"training in {self.run.precision.name}: {clips} clips an epoch, {size} in a batch")
+        layout = "" if self.layout == torch.contiguous_format else ", channels last"
+        self.say(f"training in {self.run.precision.name}{layout}: {clips} clips an epoch, {size} in a batch")
         self._open_folder()
         try:
             fit(self.run, self.state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
@@ -323,8 +333,8 @@ class Trainer:
         run, state = self.run, self.state
         return {
             "format": files.FORMAT,
-            "state_dict": self.bare_model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
+            "state_dict": files.contiguous(self.bare_model.state_dict()),
+            "optimizer": files.contiguous(run.optimizer.state_dict()),
             "schedule": run.schedule.state_dict(),
             "scaler": run.scaler.state_dict(),
             "rng": gather(files.rng_state(self.process.device)),
@@ -378,7 +388,7 @@ class Trainer:
 
     def _restore(self, content: dict[str, Any]) -> None:
         run, state, process = self.run, self.state, self.process
-        run.optimizer.load_state_dict(content["optimizer"])
+        restore_optimizer(run.optimizer, content["optimizer"])
         if content["spec"]["train"]["optim"] == to_plain(self.spec)["train"]["optim"]:
             run.schedule.load_state_dict(content["schedule"])
         else:

@@ -132,6 +132,15 @@ def restore_rng(state: Mapping[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def contiguous(value: Any) -> Any:
+    """`value` with its tensors in the plain order, so that a file does not depend on the run's memory format."""
+    if isinstance(value, torch.Tensor):
+        return value.contiguous()
+    if isinstance(value, Mapping):
+        return {name: contiguous(entry) for name, entry in value.items()}
+    return [contiguous(entry) for entry in value] if isinstance(value, list) else value
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """The dotted keys whose values differ between two plain specs: {key: (old, new)}."""
     found = {}

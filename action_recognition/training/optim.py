@@ -15,10 +15,20 @@ from action_recognition.config import OptimSpec
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_optimizer(model: nn.Module, spec: OptimSpec, device: torch.device) -> Optimizer:
-    """SGD over all parameters; one fused kernel a step on CUDA."""
-    fused = device.type == "cuda"
-    return SGD(model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=fused)
+def make_optimizer(model: nn.Module, spec: OptimSpec) -> Optimizer:
+    """SGD over all parameters, fused: one kernel a step on a GPU, one pass over memory on a CPU (2.5 times as fast)."""
+    return SGD(model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True)
+
+
+def restore_optimizer(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Load what state_dict() gave, whatever the memory format of the parameters was then.
+
+    The fused kernel takes a parameter and its momentum as two blocks of memory of one order.
+    """
+    optimizer.load_state_dict(state_dict)
+    for parameter, state in optimizer.state.items():
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
 
 
 class Schedule:
@@ -79,6 +89,19 @@ class Precision:
     def scaler(self) -> torch.amp.GradScaler:
         """Scales the loss for fp16, whose small gradients would vanish; does nothing for the others."""
         return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
+
+
+def memory_format(name: str, precision: Precision, is_3d: bool) -> torch.memory_format:
+    """The order in memory that `name` (auto, contiguous, channels_last) means for a network and its input.
+
+    Tensor cores take channels last, and cuDNN reorders what lies otherwise before and after each convolution. A CPU
+    takes 2 to 13 % longer with it in fp32 (training steps of a 3D ResNet-18, 16x112x112 and 9x64x64).
+    """
+    auto = "channels_last" if precision.device_type == "cuda" and precision.name != "fp32" else "contiguous"
+    channels_last = (auto if name == "auto" else name) == "channels_last"
+    if not channels_last:
+        return torch.contiguous_format
+    return torch.channels_last_3d if is_3d else torch.channels_last
 
 
 def default_precision(device: torch.device) -> str:
