@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from lossless import write_video_tree
 from tiny import BASE, MakeTree, run_evaluate, save_sigmoid_model, second_score, use_tiny_models
 
-from action_recognition.errors import CheckpointError, DataError, SpecError
-from action_recognition.tasks import scoring
+from action_recognition.config import load_spec
+from action_recognition.errors import CheckpointError, DataError, DeployError, SpecError
+from action_recognition.tasks import export, scoring
 from action_recognition.tasks.evaluate import table
 
 # The windows of five videos of 3, 5, 9, 6 and 8 frames in clips of 2, by section 3 of the reference's behaviour.
@@ -305,3 +307,71 @@ def test_evaluation_that_skips_more_than_5_percent_stops(
     (root / "b" / "video_015" / "rgb" / "000000.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 20"):
         run_evaluate(checkpoint, root, tmp_path, "dataset.on_bad_video=skip")
+
+
+# --- exported models ---
+
+
+def exported(checkpoint: Path, target: Path, *overrides: str) -> Path:
+    """The checkpoint's model as an ONNX file."""
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install .[deploy]")
+    paths = (f"export.checkpoint={checkpoint}", f"export.onnx_file={target}")
+    return export.export(load_spec(None, [*paths, *overrides], task="export"), lambda text: None)
+
+
+@pytest.mark.parametrize("softmax", ["false", "true"])
+@pytest.mark.parametrize("mode", list(WINDOWS))
+def test_exported_model_scores_every_video_as_its_checkpoint_does(
+    mode: str, softmax: str, checkpoint: Path, tree: Path, tmp_path: Path
+) -> None:
+    model = exported(checkpoint, tmp_path / "model.onnx", f"export.softmax={softmax}")
+    how = (f"evaluate.video_eval_mode={mode}", "evaluate.batch_size=3")
+    of_file, said = run_evaluate(model, tree, tmp_path / "onnx", *how)
+    of_checkpoint, _ = run_evaluate(checkpoint, tree, tmp_path / "pth", *how)
+    assert said[0] == f"{model}: 2d model, 2 rgb frames of 8x8, 2 classes; exported in fp32, and runs so"
+    assert of_file["confusion_matrix"] == of_checkpoint["confusion_matrix"]
+    rows = [predictions_in(tmp_path / name)[1:] for name in ("onnx", "pth")]
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours[:3] == theirs[:3]
+        assert list(map(float, ours[3:])) == pytest.approx(list(map(float, theirs[3:])), abs=3e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_exported_model_of_fixed_batch_gets_that(size: int, tree: Path, tmp_path: Path, checkpoint: Path) -> None:
+    model = exported(checkpoint, tmp_path / "model.onnx")
+    fixed = onnx.load(model)
+    for tensor in (*fixed.graph.input, *fixed.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(fixed, model)
+    run_evaluate(model, tree, tmp_path, "evaluate.batch_size=4")
+    scores = [second_score(*windows) for windows in WINDOWS["center"]]
+    assert [float(row[-1]) for row in predictions_in(tmp_path)[1:]] == pytest.approx(scores, abs=2e-6)
+
+
+def test_exported_model_without_a_contract_is_described_by_the_spec(
+    checkpoint: Path, tree: Path, tmp_path: Path
+) -> None:
+    model = exported(checkpoint, tmp_path / "model.onnx")
+    bare = onnx.load(model)
+    del bare.metadata_props[:]
+    onnx.save(bare, model)
+    with pytest.raises(SpecError, match=r"model\.onnx: carries no contract; give the SPEC that its model was trained"):
+        run_evaluate(model, tree, tmp_path / "none")
+    plain = ("dataset.augmentation_config.rgb_input_mean=[0]", "dataset.augmentation_config.rgb_input_std=[1]")
+    results, said = run_evaluate(model, tree, tmp_path / "spec", *BASE, *plain)
+    assert "it carries no contract, the spec says what it takes" in said[0]
+    assert results["confusion_matrix"] == CONFUSION
+    with pytest.raises(DeployError, match=r"takes input_rgb Nx6x8x8 .* it should take input_rgb Nx9x8x8"):
+        run_evaluate(model, tree, tmp_path / "long", *BASE, "model.rgb_seq_length=3")
+
+
+def test_spec_that_contradicts_an_exported_model_is_refused(checkpoint: Path, tree: Path, tmp_path: Path) -> None:
+    model = exported(checkpoint, tmp_path / "model.onnx")
+    with pytest.raises(SpecError, match=r"model\.rgb_seq_length is 4, the checkpoint's is 2"):
+        run_evaluate(model, tree, tmp_path, "model.rgb_seq_length=4")
+
+
+def test_plan_on_a_cpu_is_refused_with_what_to_take(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.plan").write_bytes(b"plan")
+    with pytest.raises(DeployError, match="runs on an NVIDIA GPU only; for the CPU take the ONNX file"):
+        run_evaluate(tmp_path / "model.plan", tree, tmp_path)

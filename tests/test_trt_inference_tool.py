@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,24 @@ def test_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", model(tmp_path / "m.onnx")) == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/empty: holds no png or jpg image\n"
+
+
+def test_model_of_whole_videos_takes_a_rate_and_asks_for_one(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = model(tmp_path / "m.onnx", replace(CONTRACT, sample_strategy="random_interval"))
+    assert run(video, engine, "--rate", "3") == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["0..3", "1..4"]
+    assert err == ""
+    assert run(video, engine) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert "give --rate, about the frames of an action divided by 2" in err
+
+
+def test_rate_that_contradicts_the_model_is_refused(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(video, model(tmp_path / "m.onnx"), "--rate", "3") == 2
+    assert "--rate 3 contradicts" in capsys.readouterr().err

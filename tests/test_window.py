@@ -20,7 +20,8 @@ def contract_of(
     lengths = lengths or {"rgb": 4}
     streams = {m: Stream(n, (0.4, 0.5, 0.6)[: CHANNELS[m]], (0.2, 0.3, 0.4)[: CHANNELS[m]]) for m, n in lengths.items()}
     fields = {"center_crop": False, "smaller_edge": 12, "height": 6, "width": 8} | more
-    return Contract(model_type, input_type, streams, sample_strategy="consecutive", sample_rate=rate,
+    fields = {"sample_strategy": "consecutive"} | fields
+    return Contract(model_type, input_type, streams, sample_rate=rate,
                     flow_encoding="max_rad", class_names=("a", "b"), **fields)  # type: ignore[arg-type] # fmt: skip
 
 
@@ -77,3 +78,19 @@ def test_window_of_both_streams_ends_at_the_same_frame() -> None:
     expected = [whole_clip(rgb[7:], contract, "rgb"), whole_clip(of[4:], contract, "of")]
     for got, wanted in zip(window.inputs(), expected, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_window_of_a_model_of_whole_videos_takes_the_rate_asked_for() -> None:
+    contract, frames = contract_of(sample_strategy="random_interval"), video(10)
+    window = SlidingWindow(contract, rate=3)
+    assert window.num_frames == 10
+    for frame in frames:
+        window.push({"rgb": frame})
+    np.testing.assert_allclose(window.inputs()[0], whole_clip(frames[::3], contract, "rgb"), atol=1e-6)
+
+
+def test_window_of_a_model_of_consecutive_frames_has_its_rate_and_no_other() -> None:
+    with pytest.raises(ValueError, match="rate: must be 2, the model's, got 3"):
+        SlidingWindow(contract_of(rate=2), rate=3)
+    with pytest.raises(ValueError, match="rate: must be at least 1, got 0"):
+        SlidingWindow(contract_of(sample_strategy="random_interval"), rate=0)

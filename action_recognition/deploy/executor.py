@@ -53,6 +53,7 @@ class Executor(Protocol):
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
     description: Description | None
+    min_batch: int
     max_batch: int | None
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
@@ -139,6 +140,7 @@ class OnnxExecutor:
         self.outputs = {tensor.name: _onnx_shape(tensor, path) for tensor in session.get_outputs()}
         self.description = from_metadata(session.get_modelmeta().custom_metadata_map, path)
         self.max_batch: int | None = next(iter(self.inputs.values()))[0]
+        self.min_batch = self.max_batch or 1
         self._session: Any = session
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -318,6 +320,7 @@ class TensorRTExecutor:
         profiles = [engine.get_tensor_profile_shape(name, 0) for name in ins]
         smallest, _, largest = zip(*profiles, strict=True)
         self._batches = range(max(shape[0] for shape in smallest), min(shape[0] for shape in largest) + 1)
+        self.min_batch = self._batches[0]
         self.max_batch: int | None = self._batches[-1]
         self.inputs = {name: shapes[name] for name in ins}
         self.outputs = {name: shapes[name] for name in names if name not in ins}

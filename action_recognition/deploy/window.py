@@ -46,9 +46,9 @@ class PlaneRing:
 class SlidingWindow:
     """The clip that a model sees of a stream, moving by one frame at a time.
 
-    A clip has every `rate`-th frame, by default as the contract says. random_interval spreads a clip over a whole video,
-    which no stream has: there the rate is the caller's to choose, so that a clip lasts as long as an action. ValueError
-    for another rate than a model of consecutive frames was trained with.
+    A clip has every `rate`-th frame, by default as the contract says. random_interval spreads a clip over a whole
+    video, which no stream has: there the rate is the caller's to choose, so that a clip lasts as long as an action.
+    ValueError for another rate than a model of consecutive frames was trained with.
     """
 
     def __init__(self, contract: Contract, rate: int | None = None) -> None:

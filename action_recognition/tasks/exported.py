@@ -3,6 +3,7 @@
 In: an ONNX file or a TensorRT plan. Out: a module that is called as the network is and answers its logits.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ SUFFIXES = (".onnx", SEALED_ONNX_SUFFIX, *PLAN_SUFFIXES)
 class Exported(nn.Module):
     """An executor that is called as a network is: inputs (N, ...) in the contract's order -> logits (N, K).
 
-    A batch is cut into what the model takes. Of probabilities it answers the logarithms, whose softmax they are.
+    A batch is cut into what the model takes; where that is more than is left, the last clip is repeated and its answers
+    dropped. Of probabilities it answers the logarithms, whose softmax they are.
     """
 
     def __init__(self, executor: Executor, is_softmax: bool) -> None:
@@ -32,13 +34,18 @@ class Exported(nn.Module):
         self.executor, self.is_softmax = executor, is_softmax
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        arrays = [np.ascontiguousarray(x.float().cpu().numpy()) for x in inputs]
-        step = self.executor.max_batch or len(arrays[0])
-        pieces = ([a[i : i + step] for a in arrays] for i in range(0, len(arrays[0]), step))
-        batches = (dict(zip(self.executor.inputs, piece, strict=True)) for piece in pieces)
+        arrays, num_clips = [np.ascontiguousarray(x.float().cpu().numpy()) for x in inputs], len(inputs[0])
         (name,) = self.executor.outputs
-        outputs = torch.from_numpy(np.concatenate([answer[name] for answer in self.executor.run_all(batches)]))
+        answers = [answer[name] for answer in self.executor.run_all(self._batches(arrays, num_clips))]
+        outputs = torch.from_numpy(np.concatenate(answers)[:num_clips])
         return outputs.log() if self.is_softmax else outputs
+
+    def _batches(self, arrays: Sequence[np.ndarray], num_clips: int) -> Iterator[dict[str, np.ndarray]]:
+        least, most = self.executor.min_batch, self.executor.max_batch or num_clips
+        for start in range(0, num_clips, most):
+            stop = min(start + most, num_clips)
+            ids = [*range(start, stop), *[stop - 1] * (least - (stop - start))]
+            yield {name: array[ids] for name, array in zip(self.executor.inputs, arrays, strict=True)}
 
 
 def is_exported(path: str) -> bool:
