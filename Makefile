@@ -1,4 +1,4 @@
-# make demo: from nothing to a trained, evaluated model.  make test: lint, types, fast tests.  Both install what they need.
+# make demo: from nothing to a trained, evaluated, exported model.  make test: lint, types, fast tests.  Both install what they need.
 VENV ?= .venv
 PYTHON ?= python3
 DEMO_DATA ?= demo
@@ -7,6 +7,7 @@ RENDER ?= --no-flow --size 72 --test-per-class 40
 TRAIN ?=
 RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
+EXPORTED = $(DEMO_RESULTS)/model.onnx
 
 .PHONY: demo test test-all lint clean
 
@@ -18,6 +19,11 @@ demo: $(VENV)/.core
 	    evaluate.batch_size=8 results_dir=$(DEMO_RESULTS)
 	$(RUN) tools/inference.py inference.checkpoint=$(CHECKPOINT) inference.inference_dataset_dir=$(DEMO_DATA)/test/fall \
 	    inference.batch_size=8 results_dir=$(DEMO_RESULTS)
+	$(RUN) tools/export.py export.checkpoint=$(CHECKPOINT) export.onnx_file=$(EXPORTED) export.overwrite=true \
+	    dataset.val_dataset_dir=$(DEMO_DATA)/test
+	$(RUN) tools/verify.py $(CHECKPOINT) $(EXPORTED) --data $(DEMO_DATA)/test
+	$(RUN) tools/trt_inference.py --input_images_folder $(DEMO_DATA)/test/fall/fall_person100000 \
+	    --trt_engine $(EXPORTED) --rate 3
 
 test: $(VENV)/.all lint
 	$(RUN) -m pytest -n 2
@@ -36,7 +42,7 @@ clean:
 $(VENV)/.core: setup.py
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[deploy]"
 	touch $@
 
 $(VENV)/.all: $(VENV)/.core
