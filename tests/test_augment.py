@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from action_recognition.clip.transform import fit_frame
-from action_recognition.data.augment import PLACES, Augmentation, Draw, mirror
+from action_recognition.data.augment import PLACES, Augmentation, Draw
 
 CENTRE = PLACES.index((2, 2))
 BELOW_ONE = float(np.nextafter(1, 0))
@@ -147,23 +147,3 @@ def test_draw_takes_as_many_random_numbers_whatever_the_crop_type() -> None:
         augmentation(crop_type, flip_prob=0.3).draw(rng)
         left.append(rng.random())
     assert left[0] == left[1] == left[2]
-
-
-# --- mirror ---
-
-
-def test_mirror_of_rgb_turns_columns_around_and_keeps_values() -> None:
-    clip = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
-    mirrored = mirror(clip, "rgb")
-    assert mirrored[0, 0].tolist() == [[6, 7, 8], [3, 4, 5], [0, 1, 2]]
-    np.testing.assert_array_equal(mirror(mirrored, "rgb"), clip)
-
-
-def test_mirror_of_flow_negates_u_and_not_v() -> None:
-    clip = np.zeros((1, 1, 3, 2), np.uint8)
-    clip[0, 0, :, 0] = [0, 100, 255]  # to the left, nearly still, to the right
-    clip[0, 0, :, 1] = [1, 2, 3]
-    mirrored = mirror(clip, "of")
-    assert mirrored[0, 0, :, 0].tolist() == [0, 155, 255]
-    assert mirrored[0, 0, :, 1].tolist() == [3, 2, 1]
-    assert clip[0, 0, :, 0].tolist() == [0, 100, 255]  # what was given is untouched

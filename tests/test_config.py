@@ -121,6 +121,7 @@ DEFAULTS = {
     "train.accumulate_steps": 1,
     "train.sync_bn": False,
     "train.memory_format": "auto",
+    "train.profile": False,
     "train.optim.lr": 5e-4,
     "train.optim.momentum": 0.9,
     "train.optim.weight_decay": 5e-4,

@@ -24,7 +24,7 @@ from action_recognition.data.loader import Batch, TrainingPlan
 from action_recognition.errors import SpecError
 from action_recognition.machine import under_torchrun
 from action_recognition.tasks.setting import opening_lines, seed_everything
-from action_recognition.training import distributed
+from action_recognition.training import distributed, trace
 from action_recognition.training.distributed import (
     Process,
     choose_device,
@@ -217,7 +217,8 @@ def work_of_two(rank: int, folder: Path, tree: Path, ports: list[str]) -> dict[s
         found["infer"], found["labels said"] = run_infer(folder / "model.pth", tree / "a", folder / "two")
         os.environ["MASTER_PORT"] = ports[3]  # of 5 clips in batches of 2, the last step has one, and rank 1 none
         how = ("dataset.batch_size=2", "train.num_epochs=2", "train.optim.lr=0.1", f"dataset.val_dataset_dir={tree}")
-        found["history"], _ = run_train(tree, folder / "trained", *how)
+        patch.setattr(trace, "FIRST_STEP", 2)
+        found["history"], _ = run_train(tree, folder / "trained", *how, "train.profile=true")
     return found
 
 
@@ -306,6 +307,15 @@ def test_training_by_two_processes_validates_the_model_it_saves(
     assert results["loss"] == pytest.approx(answers[0]["history"][-1]["val_loss"], rel=1e-6)
     metrics = (folder / "trained" / "train" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in metrics] == [0, 1]
+
+
+def test_each_of_two_processes_writes_its_own_timeline(two: Two) -> None:
+    traces = sorted((two[1] / "trained" / "train").glob("trace*"))
+    assert [path.name for path in traces] == ["trace_rank0.json", "trace_rank1.json"]
+    for path in traces:
+        assert "DistributedDataParallel.forward" in {
+            event.get("name") for event in json.loads(path.read_text())["traceEvents"]
+        }
 
 
 # --- the tool as its own launcher ---

@@ -132,6 +132,37 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tree: Path, t
     assert untimed(first) != untimed(third)
 
 
+@pytest.mark.usefixtures("tiny_models")
+def test_run_with_profile_writes_the_timeline_of_five_steps_and_trains_as_without(tree: Path, tmp_path: Path) -> None:
+    how = ("train.num_epochs=2", "dataset.batch_size=1")  # 14 steps
+    plain, _ = run_train(tree, tmp_path / "plain", *how)
+    profiled, lines = run_train(tree, tmp_path / "profiled", *how, "train.profile=true")
+    path = tmp_path / "profiled" / "train" / "trace.json"
+    assert lines.count(f"train.profile: the timeline of 5 steps is in {path}") == 1
+    names = [event.get("name", "") for event in json.loads(path.read_text())["traceEvents"]]
+    assert {name for name in names if "ProfilerStep" in name} == {f"ProfilerStep#{i}" for i in range(5, 10)}
+    assert names.count("Optimizer.step#SGD.step") == 5
+    assert untimed(profiled) == untimed(plain)
+    assert not (tmp_path / "plain" / "train" / "trace.json").exists()
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize(
+    ("num_steps", "line"),
+    [
+        (5, "no trace, because the run ended before the end of its step 6"),
+        (6, "the timeline of 1 step is in "),
+        (7, "the timeline of 2 steps is in "),
+    ],
+)
+def test_run_with_profile_that_ends_early_writes_what_steps_there_are_and_says_so(
+    num_steps: int, line: str, tree: Path, tmp_path: Path
+) -> None:
+    _, lines = run_train(tree, tmp_path, f"train.num_epochs={num_steps}", "train.profile=true")
+    assert len([text for text in lines if text.startswith(f"train.profile: {line}")]) == 1
+    assert (tmp_path / "train" / "trace.json").exists() is (num_steps > 5)
+
+
 # --- going on after an interruption ---
 
 RUN = (

@@ -205,6 +205,7 @@ class TrainSpec:
         "How tensors lie in memory; auto = channels_last on CUDA in bf16 and fp16, else contiguous",
         one_of("auto", "contiguous", "channels_last"),
     )
+    profile: bool = key(False, "Write a timeline of steps 6 to 10 to <results_dir>/train/trace.json")
     optim: OptimSpec = field(default_factory=OptimSpec)
     cudnn: CudnnSpec = field(default_factory=CudnnSpec)
 

@@ -67,6 +67,7 @@ from action_recognition.training.report import (
     what_limits,
     write_metrics,
 )
+from action_recognition.training.trace import Trace
 
 
 def train(spec: Spec, say: Say) -> list[dict[str, Any]]:
@@ -220,6 +221,7 @@ class Trainer:
             self.status.write("FAILURE", str(error) or type(error).__name__)
             raise
         finally:
+            self.trace.close()
             self.bar.close()
             self.board.close()
         self.status.write("SUCCESS", "training finished", _figures(self.state.history[-1]))
@@ -258,6 +260,8 @@ class Trainer:
         self.watch, self.epoch_watch = Stopwatch(), Stopwatch(done.data_sec + done.compute_sec)
         self.bar = self._new_bar()
         self.board = TensorBoard(self.folder, self.process.is_first)
+        trace = "trace.json" if self.process.num_processes == 1 else f"trace_rank{self.process.rank}.json"
+        self.trace = Trace(self.folder / trace, self.say, self.spec.train.profile)
         self._reported_problems = 0
         if self.process.is_first:
             write_text(self.folder / "spec.yaml", yaml.safe_dump(to_plain(self.spec), sort_keys=False))
@@ -272,6 +276,7 @@ class Trainer:
 
     def step_done(self, state: State, num_clips: int, lr: float, settle: Callable[[], None]) -> None:
         """Show progress; save where checkpoint_interval counts steps."""
+        self.trace.step_done()
         means = state.tally.means()
         self.bar.advance(
             num_clips * self.process.num_processes, loss=means["train_loss"], acc=means["train_acc"], lr=lr
