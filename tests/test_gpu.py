@@ -14,12 +14,13 @@ from action_recognition.clip.contract import Contract, Stream
 from action_recognition.clip.transform import scale_and_shift, to_input
 from action_recognition.config import ModelSpec, OptimSpec
 from action_recognition.data.loader import Batch, ToInput, TrainingPlan
+from action_recognition.data.prefetch import Prefetcher
 from action_recognition.deploy.engine import Settings, Target, build_engine, read_source
 from action_recognition.deploy.executor import open_executor
 from action_recognition.models import build_model
 from action_recognition.preprocess.nvof import NvofFlow, nvof_problem
 from action_recognition.training.loop import Run, State, train_one_epoch
-from action_recognition.training.optim import Precision, Schedule, make_optimizer
+from action_recognition.training.optim import Precision, Schedule, make_optimizer, memory_format
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,27 +44,57 @@ def test_to_input_on_the_gpu_equals_numpy() -> None:
     np.testing.assert_allclose(on_gpu, to_input(clips.numpy(), scale, shift, True), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_epoch_on_the_gpu_never_waits_for_it(precision: str) -> None:
-    device = torch.device("cuda")
-    model = build_model(ModelSpec(model_type="rgb", input_type="3d", rgb_seq_length=8), 2).to(device)
-    optimizer = make_optimizer(model, OptimSpec())
-    how = Precision(precision, "cuda")
-    run = Run(
-        model, optimizer, Schedule(optimizer, OptimSpec()), how.scaler(), how, ToInput(CONTRACT, device), device, 1.0
-    )
+def run_on_gpu(precision: str, layout: str = "auto") -> Run:
+    """The 3D ResNet-18 with clipped gradients."""
+    device, how = torch.device("cuda"), Precision(precision, "cuda")
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(model_type="rgb", input_type="3d", rgb_seq_length=8, dropout_ratio=0.0), 2)
+    order = memory_format(layout, how, is_3d=True)
+    optimizer = make_optimizer(model.to(device).to(memory_format=order), OptimSpec())
+    to_model = ToInput(CONTRACT, device, order)
+    return Run(model, optimizer, Schedule(optimizer, OptimSpec()), how.scaler(), how, to_model, device, 1.0)
+
+
+def pinned_batches(count: int) -> list[Batch]:
     labels, weights = torch.tensor([0, 1, 0, 1]), torch.full((4,), 0.25)
-    batches = [
-        Batch({"rgb": random_clips(4)}, labels, weights, [0, 1, 2, 3], list("abcd")).pin_memory() for _ in range(4)
-    ]
+    batch = Batch({"rgb": random_clips(4)}, labels, weights, [0, 1, 2, 3], list("abcd"))
+    return [batch.pin_memory() for _ in range(count)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_an_epoch_on_the_gpu_never_waits_for_it(precision: str) -> None:
+    run, batches = run_on_gpu(precision), Prefetcher(pinned_batches(4), torch.device("cuda"))
     plan, state = TrainingPlan(16, 4, 1, seed=0), State()
-    train_one_epoch(run, state, plan, batches[:1], _Silent())  # allocates, chooses algorithms
+    train_one_epoch(run, State(), plan, batches, _Silent())  # allocates, chooses algorithms
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_one_epoch(run, State(), plan, batches, _Silent())
+        train_one_epoch(run, state, plan, batches, _Silent())
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert state.tally.clips == 4
+    assert (state.tally.clips, state.step) == (16, 4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_epoch_on_the_gpu_has_the_same_loss_in_both_memory_formats(precision: str) -> None:
+    losses = []
+    for layout in ("contiguous", "channels_last"):
+        state = State()
+        train_one_epoch(run_on_gpu(precision, layout), state, TrainingPlan(8, 4, 1, 0), pinned_batches(2), _Silent())
+        losses.append(state.tally.loss)
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_prefetched_batches_keep_their_pixels_while_the_gpu_is_far_behind() -> None:
+    labels, weights = torch.tensor([0]), torch.ones(1)
+    batches = [
+        Batch({"rgb": torch.full((1, 2**22), i, dtype=torch.uint8)}, labels, weights, [i], [""]).pin_memory()
+        for i in range(30)
+    ]
+    means = []
+    for batch in Prefetcher(batches, torch.device("cuda")):
+        torch.cuda._sleep(20_000_000)  # about 10 ms, in which the host goes on to the next batches
+        means.append(batch.inputs["rgb"].float().mean())
+    assert [mean.item() for mean in means] == list(range(30))
 
 
 def test_a_run_on_the_gpu_can_be_evaluated_on_the_cpu(tmp_path: Path, make_tree: Callable[..., Path]) -> None:
@@ -73,6 +104,7 @@ def test_a_run_on_the_gpu_can_be_evaluated_on_the_cpu(tmp_path: Path, make_tree:
     on_cpu, _ = run_evaluate(checkpoint, root, tmp_path / "cpu")
     on_gpu, _ = run_evaluate(checkpoint, root, tmp_path / "gpu", "evaluate.device=cuda")
     assert len(history) == 2
+    assert history[1]["peak_gpu_mib"] > 1
     assert on_gpu["confusion_matrix"] == on_cpu["confusion_matrix"]
     assert on_gpu["loss"] == pytest.approx(on_cpu["loss"], rel=1e-2)
 

@@ -1,7 +1,7 @@
 """Training from a spec: data, model, resume, fit, checkpoints."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from action_recognition.data.loader import (
     training_loader,
     window_batches,
 )
+from action_recognition.data.prefetch import Prefetcher
 from action_recognition.errors import CheckpointError, SpecError
 from action_recognition.files import write_text
 from action_recognition.loading import description
@@ -229,12 +230,12 @@ class Trainer:
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
         return self.state.history
 
-    def _training_batches(self) -> Readable[Batch]:
+    def _training_batches(self) -> Iterable[Batch]:
         dataset = self.spec.dataset
         clips = TrainingClips(self.index.videos, self.contract, self.augmentation, dataset.clips_per_video, self.seed)
         self.num_workers = workers_here(self.spec, self.process, self.say)
         loader = training_loader(clips, self.plan, self.num_workers, self.process.device)
-        return Readable[Batch](loader, dataset.on_bad_video)
+        return Prefetcher(Readable[Batch](loader, dataset.on_bad_video), self.process.device)
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
         if self.val_index is None:
