@@ -27,7 +27,7 @@ from action_recognition.deploy.emulate import preprocess_for
 from action_recognition.deploy.export import Deployable, to_onnx
 from action_recognition.loading import load_checkpoint
 from action_recognition.tasks import verify as task
-from action_recognition.tasks.verify import DEEPSTREAM, Finding, verify
+from action_recognition.tasks.verify import DEEPSTREAM, DeepStream, Finding, verify
 
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install .[deploy]")
 main = runpy.run_path(str(Path(__file__).parents[1] / "tools/verify.py"))["main"]
@@ -166,7 +166,7 @@ def test_flow_has_no_deepstream_route(data: Path, tmp_path: Path) -> None:
 def test_folder_of_deepstream_with_another_mean_is_blamed_for_its_input(data: Path, tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "best.pth")
     how = replace(preprocess_for(load_checkpoint(checkpoint)[1], (20, 16)), offsets=(100.0, 100.0, 100.0))
-    (found,) = verify(checkpoint, [], str(data), 16, "cpu", how, lambda text: None)
+    (found,) = verify(checkpoint, [], str(data), 16, "cpu", DeepStream((20, 16), how), lambda text: None)
     assert (found.blamed, found.is_wrong) == (("pixels", "input"), True)
     assert found.input == pytest.approx(255 * 0.485 - 100, abs=0.01)
 
@@ -230,3 +230,17 @@ def test_video_that_can_not_be_read_is_named(data: Path, tmp_path: Path, capsys:
     bad.write_bytes(b"no image")
     assert run(checkpoint, export(checkpoint), "--data", data) == 1
     assert str(bad) in capsys.readouterr().err
+
+
+def test_folder_of_deepstreams_scales_the_frames_to_its_muxer(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save(tmp_path / "best.pth", "model.input_type=2d")
+    model = export(checkpoint, softmax=True)
+    write_deepstream(model, tmp_path / "made", Settings(frame_size=(64, 48)))
+    assert run(checkpoint, model, "--data", data, "--deepstream", tmp_path / "made") == 0
+    config = tmp_path / "made/deepstream_action_recognition_config.txt"
+    config.write_text(config.read_text().replace("muxer-width=64", "muxer-width=32"))
+    capsys.readouterr()
+    assert run(checkpoint, model, "--data", data, "--deepstream", tmp_path / "made") == 1
+    assert "ROI (0, 0, 64, 48) is not inside the 32x48 frame" in capsys.readouterr().err

@@ -74,11 +74,13 @@ def verdict(finding: "Finding") -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Print the figures. Returns the exit code."""
-    from action_recognition.deploy.deepstream_files import read_preprocess
-    from action_recognition.tasks.verify import verify
+    from action_recognition.deploy.deepstream_check import APP_FILE, PREPROCESS_FILE
+    from action_recognition.deploy.deepstream_files import read_frame_size, read_preprocess
+    from action_recognition.tasks.verify import DeepStream, verify
 
-    folder = options.deepstream
-    deepstream = read_preprocess(folder / "config_preprocess.txt") if folder else None
+    folder, deepstream = options.deepstream, None
+    if folder:
+        deepstream = DeepStream(read_frame_size(folder / APP_FILE), read_preprocess(folder / PREPROCESS_FILE))
     findings = verify(
         options.checkpoint, options.models, options.data, options.clips, options.device, deepstream, print
     )

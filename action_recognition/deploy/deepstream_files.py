@@ -90,6 +90,15 @@ def read_preprocess(path: Path, source: int = 0, roi: int = 0) -> Preprocess:
         raise DeployError(f"{path}: has no ROI {roi} of source {source}") from error
 
 
+def read_frame_size(path: Path) -> tuple[int, int]:
+    """(width, height) that the app's file has every source scaled to."""
+    app = read_key_file(path).get("action-recognition", {})
+    missing = [key for key in ("muxer-width", "muxer-height") if key not in app]
+    if missing:
+        raise DeployError(f"{path}: lacks {', '.join(missing)}")
+    return whole_number(app, "muxer-width"), whole_number(app, "muxer-height")
+
+
 def whole_number(values: Mapping[str, str], key: str) -> int:
     """KeyError where the key lacks, ValueError where its value is no whole number; so do the next two."""
     try:

@@ -4,7 +4,7 @@
 
 The arithmetic is that of the sources of nvdspreprocess and of its sequence library (DeepStream 9). Taken on trust is
 the resize, whose source is closed: samples at pixel centres, bilinear without antialiasing, rounded to whole levels.
-Not covered: the decoder's own conversion to RGB, and the scaling of every source to the muxer's size before.
+So is the muxer's scaling of every source to its own size, in `at_muxer`. Not covered: the decoder's conversion to RGB.
 """
 
 import numpy as np
@@ -38,6 +38,14 @@ def clip_ids(num_frames: int, preprocess: Preprocess) -> np.ndarray:
     span = (preprocess.num_frames - 1) * step + 1
     starts = np.arange(0, num_frames - span + 1, preprocess.stride * step)
     return starts[:, None] + step * np.arange(preprocess.num_frames)
+
+
+def at_muxer(frames: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """Frames uint8 (T, H, W, 3) at the muxer's (width, height)."""
+    width, height = frame_size
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return np.stack([_bilinear(frame, height, width) for frame in frames])
 
 
 def deepstream_input(frames: np.ndarray, preprocess: Preprocess) -> np.ndarray:

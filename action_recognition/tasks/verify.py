@@ -8,6 +8,7 @@ itself: what a route makes of its own pixels, what its model makes of its own in
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Video, index_classes
 from action_recognition.data.loader import ToInput
 from action_recognition.deploy.deepstream_files import Preprocess
-from action_recognition.deploy.emulate import deepstream_input, preprocess_for
+from action_recognition.deploy.emulate import at_muxer, deepstream_input, preprocess_for
 from action_recognition.deploy.executor import Executor, open_executor
 from action_recognition.deploy.export import TOLERANCES, Comparison, compare
 from action_recognition.deploy.sources import Dropped, frames_of
@@ -83,13 +84,21 @@ class Finding:
         return bool(self.fault or set(self.blamed) - ({"pixels"} if self.route == DEEPSTREAM else set()))
 
 
+@dataclass(frozen=True)
+class DeepStream:
+    """How a folder of DeepStream's is set up: the (width, height) of its muxer, and what is done to its frames."""
+
+    frame_size: tuple[int, int]
+    preprocess: Preprocess
+
+
 def verify(
     checkpoint: Path,
     models: Sequence[Path],
     data: str,
     num_clips: int,
     device: str,
-    deepstream: Preprocess | None,
+    deepstream: DeepStream | None,
     say: Say,
 ) -> list[Finding]:
     """Hold the models, and DeepStream's preprocessing for models of RGB, against the checkpoint on a data set's clips.
@@ -140,36 +149,31 @@ def host_route(path: Path, contract: Contract, device: str) -> Route:
     )
 
 
-def deepstream_route(contract: Contract, preprocess: Preprocess | None, network: Scores) -> Route:
+def deepstream_route(contract: Contract, setup: DeepStream | None, network: Scores) -> Route:
     """DeepStream's preprocessing as deploy.emulate computes it, and the network itself behind it.
 
-    DeployError where `preprocess` is not for the contract's clips.
+    DeployError where `setup` is not for the contract's clips.
     """
-    if preprocess:
+    if setup:
         ours, theirs = (
-            {name: getattr(p, name) for name in ("is_3d", "num_frames", "height", "width", "subsample")}
-            for p in (preprocess_for(contract, (2 * contract.width, 2 * contract.height)), preprocess)
+            {name: getattr(p, name) for name in ("is_3d", "num_frames", "height", "width")}
+            for p in (preprocess_for(contract, setup.frame_size), setup.preprocess)
         )
         _check_same(ours, theirs, "DeepStream's preprocessing")
 
-    def setting(frames: np.ndarray) -> Preprocess:
-        return preprocess or preprocess_for(contract, (frames.shape[2], frames.shape[1]))
-
-    def fed(frames: np.ndarray, how: Preprocess) -> np.ndarray:
+    def fed(frames: Clips, **changes: Any) -> np.ndarray:
+        size = setup.frame_size if setup else (frames["rgb"].shape[2], frames["rgb"].shape[1])
+        how = replace(setup.preprocess if setup else preprocess_for(contract, size), **changes)
         try:
-            return deepstream_input(frames, how)
+            return deepstream_input(at_muxer(frames["rgb"], size), how)
         except ValueError as error:
             raise DeployError(f"DeepStream's preprocessing: {error}") from error
 
     def pixels(frames: Clips) -> Clips:
-        rgb = frames["rgb"]
-        plain = replace(setting(rgb), is_3d=True, scales=(1.0, 1.0, 1.0), offsets=(0.0, 0.0, 0.0))
-        return {"rgb": fed(rgb, plain)[0].transpose(1, 2, 3, 0).astype(np.uint8)}  # C T H W -> T H W C
+        clip = fed(frames, is_3d=True, scales=(1.0, 1.0, 1.0), offsets=(0.0, 0.0, 0.0))[0]
+        return {"rgb": clip.transpose(1, 2, 3, 0).astype(np.uint8)}  # C T H W -> T H W C
 
-    def inputs(frames: Clips) -> Inputs:
-        return [fed(frames["rgb"], setting(frames["rgb"]))]
-
-    return Route(DEEPSTREAM, pixels, inputs, network)
+    return Route(DEEPSTREAM, pixels, lambda frames: [fed(frames)], network)
 
 
 def in_torch(model: nn.Module, device: torch.device) -> Scores:
