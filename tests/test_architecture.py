@@ -53,7 +53,7 @@ NEVER_AT_THE_TOP = {"av", "cv2", "onnx", "onnxruntime", "tensorrt", "cuda", "cry
 MAY_LOAD_TORCH = (
     *("models", "training", "tasks", "torch_files", "loading"),
     "data.prefetch",
-    *("data.dataset", "data.loader", "deploy.export"),
+    *("data.dataset", "data.loader", "data.quick", "deploy.export"),
 )
 
 

@@ -18,6 +18,7 @@ from action_recognition.data.loader import (
     ToInput,
     TrainingPlan,
     evaluation_loader,
+    mirror,
     training_loader,
     usable_workers,
     window_batches,
@@ -271,6 +272,43 @@ def test_window_batches_pass_on_the_problem_of_a_bad_video() -> None:
     assert sorted(i for b in batches for i in b.video_ids) == [0, 2]
     assert [entry for b in batches for entry in b.problems] == [("v1", "is bad")]
     assert [len(b) for b in batches] == [0, 2]
+
+
+# --- mirrors ---
+
+
+def test_mirror_of_rgb_turns_columns_around_and_keeps_values() -> None:
+    clips = torch.arange(2 * 2 * 2 * 3 * 3, dtype=torch.uint8).view(2, 2, 2, 3, 3)
+    mirrored = mirror(clips, "rgb")
+    assert mirrored[0, 0, 0].tolist() == [[6, 7, 8], [3, 4, 5], [0, 1, 2]]
+    assert torch.equal(mirrored, clips.flip(3))
+
+
+def test_mirror_of_flow_negates_u_and_not_v() -> None:
+    clips = torch.zeros((1, 1, 1, 3, 2), dtype=torch.uint8)
+    clips[0, 0, 0, :, 0] = torch.tensor([0, 100, 255])  # to the left, nearly still, to the right
+    clips[0, 0, 0, :, 1] = torch.tensor([1, 2, 3])
+    mirrored = mirror(clips, "of")
+    assert mirrored[0, 0, 0, :, 0].tolist() == [0, 155, 255]
+    assert mirrored[0, 0, 0, :, 1].tolist() == [3, 2, 1]
+    assert clips[0, 0, 0, :, 0].tolist() == [0, 100, 255]  # what was given is untouched
+
+
+def test_to_input_mirrors_the_clips_that_the_batch_says_and_no_other() -> None:
+    clips = torch.randint(0, 256, (3, 2, 4, 6, 3), dtype=torch.uint8)
+    inputs = {"rgb": clips, "mirrored": torch.tensor([True, False, True])}
+    expected = torch.stack([clips[0].flip(2), clips[1], clips[2].flip(2)])
+    assert torch.equal(ToInput(RGB, CPU)(inputs)[0], ToInput(RGB, CPU)({"rgb": expected})[0])
+    assert list(inputs) == ["rgb", "mirrored"]  # as it was, for another pass
+
+
+def test_training_batches_say_which_clips_are_to_be_mirrored(videos: list[Video]) -> None:
+    dataset = training_clips(videos)
+    dataset.augmentation = replace(dataset.augmentation, flip_prob=0.5)
+    batches = list(training_loader(dataset, TrainingPlan(len(dataset), 4, 1, seed=0), 0, CPU))
+    expected = [[dataset[ClipKey(0, i, 1.0)].mirrored for i in batch.video_ids] for batch in batches]
+    assert [batch.inputs["mirrored"].tolist() for batch in batches] == expected
+    assert {True, False} == {flag for flags in expected for flag in flags}
 
 
 # --- the rest ---

@@ -68,11 +68,3 @@ class Augmentation:
         across, down = PLACES[draw.place]
         left, top = across * ((resized[0] - width) // 4), down * ((resized[1] - height) // 4)
         return left, top, left + width, top + height
-
-
-def mirror(clip: np.ndarray, modality: str) -> np.ndarray:
-    """A clip uint8 (T, H, W, C) seen in a mirror. Flow to the left becomes flow to the right: u' = 255 - u."""
-    mirrored = clip[:, :, ::-1].copy()
-    if modality == "of":
-        mirrored[..., 0] = 255 - mirrored[..., 0]
-    return mirrored

@@ -2,8 +2,8 @@
 
 In: videos, the size that their frames are kept at, a folder. Out: one file of packed frames a video, whole or not at
 all, and made anew when the video or the size has changed. The kept size is the one that the transform resizes to
-anyway, so that a clip has the same pixels with a cache and without: bit for bit where whole frames are squeezed to the
-input's size, within one grey level where a window is cut (Pillow rounds the window's place in the source). Only
+anyway, so that a clip has the same pixels with a cache and without: within one grey level (Pillow rounds a window's
+place in the source, and data/quick.py resizes training images), in evaluation of whole frames bit for bit. Only
 multi_scale_crop resizes twice, as the reference does. Says nothing and asks no other process: tasks/packing.py does.
 """
 

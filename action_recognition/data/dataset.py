@@ -6,7 +6,7 @@ comes back as a Sample with a `problem`, so that the loop decides what becomes o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.sampling import training_ids, window_ids
 from action_recognition.clip.transform import evaluation_box
-from action_recognition.data.augment import Augmentation, mirror
+from action_recognition.data.augment import Augmentation
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Video
 from action_recognition.errors import DataError
@@ -31,13 +31,17 @@ class ClipKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """The windows of one video: {modality: uint8 (S, T, H, W, C)}, or why there are none."""
+    """The windows of one video: {modality: uint8 (S, T, H, W, C)}, or why there are none.
+
+    Clips may lie in a file, not to be written to. `mirrored` ones are still to be mirrored, which is ToInput's to do.
+    """
 
     video: Video
     video_id: int
     clips: dict[str, np.ndarray] = field(default_factory=dict)
     weight: float = 1.0
     problem: str = ""
+    mirrored: bool = False
 
     @property
     def problems(self) -> list[tuple[str, str]]:
@@ -60,14 +64,15 @@ class TrainingClips(Dataset[Sample]):
     def __getitem__(self, key: ClipKey) -> Sample:
         video_id = key.clip_id // self.clips_per_video
         rng = np.random.default_rng((self.seed, key.epoch, key.clip_id))
-        return _sample(self.videos[video_id], video_id, lambda video: self._clips(video, rng), key.weight)
+        sample = Sample(self.videos[video_id], video_id, weight=key.weight)
+        return _filled(sample, lambda video: self._clips(video, rng))
 
-    def _clips(self, video: Video, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        contract, augmentation, frames = self.contract, self.augmentation, open_frames(video)
+    def _clips(self, video: Video, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], bool]:
+        contract, augmentation, frames = self.contract, self.augmentation, open_frames(video, quickly=True)
         ids = training_ids(frames.num_frames, contract.lengths, contract.sample_strategy, contract.sample_rate, rng)
         draw = augmentation.draw(rng)
         clips = {m: frames.read(m, ids[m], lambda frame: augmentation.box(frame, draw), augmentation.size) for m in ids}
-        return {m: (mirror(clip, m) if draw.flip else clip)[None] for m, clip in clips.items()}
+        return {m: clip[None] for m, clip in clips.items()}, draw.flip
 
 
 class EvaluationWindows(Dataset[Sample]):
@@ -82,9 +87,9 @@ class EvaluationWindows(Dataset[Sample]):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> Sample:
-        return _sample(self.videos[index], index, self._clips)
+        return _filled(Sample(self.videos[index], index), self._clips)
 
-    def _clips(self, video: Video) -> dict[str, np.ndarray]:
+    def _clips(self, video: Video) -> tuple[dict[str, np.ndarray], bool]:
         contract, frames = self.contract, open_frames(video)
         ids = window_ids(
             frames.num_frames,
@@ -97,11 +102,13 @@ class EvaluationWindows(Dataset[Sample]):
         )
         size = (contract.width, contract.height)
         flat = {m: frames.read(m, ids[m].ravel(), lambda frame: evaluation_box(frame, contract), size) for m in ids}
-        return {m: clips.reshape(*ids[m].shape, *clips.shape[1:]) for m, clips in flat.items()}  # (S * T, ...) split
+        windows = {m: clips.reshape(*ids[m].shape, *clips.shape[1:]) for m, clips in flat.items()}  # S * T to S, T
+        return windows, False
 
 
-def _sample(video: Video, video_id: int, read: Callable[[Video], dict[str, np.ndarray]], weight: float = 1.0) -> Sample:
+def _filled(sample: Sample, read: Callable[[Video], tuple[dict[str, np.ndarray], bool]]) -> Sample:
     try:
-        return Sample(video, video_id, read(video), weight)
+        clips, mirrored = read(sample.video)
     except DataError as error:
-        return Sample(video, video_id, weight=weight, problem=str(error))
+        return replace(sample, problem=str(error))
+    return replace(sample, clips=clips, mirrored=mirrored)

@@ -2,13 +2,14 @@
 
 `open_frames` gives a video's frames from a folder of images, from a file of packed frames or from the video file, all
 three with `num_frames` and `read(modality, ids, box_of, size)`: ids (T,) in any order -> uint8 (T, H, W, C), the inside
-of a box of each frame at (width, height) `size`. C is 3 for rgb and 2 (u, v) for of. DataError names the file and what
-is wrong with it.
+of a box of each frame at (width, height) `size`. C is 3 for rgb and 2 (u, v) for of. What is read of packed frames may
+lie in their file, not to be written to. DataError names the file and what is wrong with it.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,23 +25,26 @@ BoxOf = Callable[[Size], Box]  # the size of a frame -> the part of it that is w
 _READABLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
-def open_frames(video: Video) -> "FolderFrames | PackedFrames | FileFrames":
-    """The frames of a video: out of the cache where they are packed, else of its folder or file."""
+def open_frames(video: Video, quickly: bool = False) -> "FolderFrames | PackedFrames | FileFrames":
+    """The frames of a video: out of the cache where they are packed, else of its folder or file.
+
+    `quickly` loads torch to read images, see data/quick.py.
+    """
     if video.packed:
         return PackedFrames(video.packed)
-    return open_source(video)
+    return open_source(video, quickly)
 
 
-def open_source(video: Video) -> "FolderFrames | FileFrames":
+def open_source(video: Video, quickly: bool = False) -> "FolderFrames | FileFrames":
     """The frames of a video's own folder or file, as images one after the other."""
-    return FileFrames(video) if video.is_file else FolderFrames(video)
+    return FileFrames(video) if video.is_file else FolderFrames(video, quickly)
 
 
 class FolderFrames:
     """Folders of images: rgb, or u and v, or all three. Each image is decoded once however often its id occurs."""
 
-    def __init__(self, video: Video) -> None:
-        self.video = video
+    def __init__(self, video: Video, quickly: bool = False) -> None:
+        self.video, self.quickly = video, quickly
         self._sizes: dict[str, Size] = {}
 
     @property
@@ -50,16 +54,26 @@ class FolderFrames:
 
     def images(self, folder: str, ids: Iterable[int] | None = None) -> Iterator[Image.Image]:
         """The images of a folder, RGB or grey: all, or those of `ids`. All frames of a modality must be of one size."""
+        return self._opened(folder, ids, _open)
+
+    def _opened(self, folder: str, ids: Iterable[int] | None, opened: Callable[[str, str], Any]) -> Iterator[Any]:
         files = self.video.files[folder]
         for frame_id in range(files.count) if ids is None else ids:
             name = os.path.join(folder, files.name(frame_id))
-            image = _open(os.path.join(self.video.path, name), "RGB" if folder == "rgb" else "L")
+            image = opened(os.path.join(self.video.path, name), "RGB" if folder == "rgb" else "L")
             first = self._sizes.setdefault("rgb" if folder == "rgb" else "of", image.size)
             _check_size(self.video, name, image.size, first)
             yield image
 
     def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
-        return _read_images(self.images, modality, ids, box_of, size)
+        if not self.quickly:
+            return _read_images(self.images, fit_frame, modality, ids, box_of, size)
+        from action_recognition.data.quick import fit_quickly, open_quickly
+
+        def images(folder: str, ids: Iterable[int]) -> Iterator[Any]:
+            return self._opened(folder, ids, lambda path, mode: open_quickly(path, mode, _open))
+
+        return _read_images(images, fit_quickly, modality, ids, box_of, size)
 
 
 class FileFrames:
@@ -93,11 +107,11 @@ class FileFrames:
             raise DataError(f"{self.video.path}: frame {min(wanted)} was there before and can't be decoded now")
 
     def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
-        return _read_images(self.images, modality, ids, box_of, size)
+        return _read_images(self.images, fit_frame, modality, ids, box_of, size)
 
 
 class PackedFrames:
-    """A file of packed frames. A window as large as the clip is copied as it lies; anything else is resized."""
+    """A file of packed frames. A window as large as the clip is taken as it lies; anything else is resized."""
 
     def __init__(self, path: str) -> None:
         self._folders = open_packed(path)
@@ -108,25 +122,28 @@ class PackedFrames:
         return min(map(len, self._folders.values()))
 
     def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
-        width, height = size
-        clip = np.empty((len(ids), height, width, 3 if modality == "rgb" else 2), np.uint8)
-        for channel, folder in enumerate(FOLDERS[modality]):
-            frames = self._folders[folder]  # (N, H, W, 3) or (N, H, W)
-            box = box_of((frames.shape[2], frames.shape[1]))
-            out = clip if modality == "rgb" else clip[..., channel]
-            left, top = int(box[0]), int(box[1])
-            if box == (left, top, left + width, top + height):
-                window = frames[:, top : top + height, left : left + width]
-                for i, frame_id in enumerate(ids):
-                    out[i] = window[frame_id]
-            else:
-                for i, frame_id in enumerate(ids):
-                    out[i] = fit_frame(Image.fromarray(frames[frame_id]), box, size)
-        return clip
+        planes = [self._read(folder, ids, box_of, size) for folder in FOLDERS[modality]]
+        return planes[0] if modality == "rgb" else np.stack(planes, axis=-1)
+
+    def _read(self, folder: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
+        frames = self._folders[folder]  # (N, H, W, 3) or (N, H, W)
+        box = box_of((frames.shape[2], frames.shape[1]))
+        left, top = int(box[0]), int(box[1])
+        if box == (left, top, left + size[0], top + size[1]):
+            return frames[_as_slice(ids), top : top + size[1], left : left + size[0]]
+        return np.stack([fit_frame(Image.fromarray(frames[frame_id]), box, size) for frame_id in ids])
+
+
+def _as_slice(ids: np.ndarray) -> slice | np.ndarray:
+    """Ids that go up in even steps as a slice: such frames are looked at in place, others are copied."""
+    step = int(ids[1] - ids[0]) if len(ids) > 1 else 1
+    is_even = step > 0 and np.array_equal(ids, np.arange(ids[0], ids[0] + step * len(ids), step))
+    return slice(int(ids[0]), int(ids[-1]) + 1, step) if is_even else ids
 
 
 def _read_images(
-    images: Callable[[str, Iterable[int]], Iterator[Image.Image]],
+    images: Callable[[str, Iterable[int]], Iterator[Any]],
+    fit: Callable[[Any, Box, Size], np.ndarray],
     modality: str,
     ids: np.ndarray,
     box_of: BoxOf,
@@ -134,12 +151,12 @@ def _read_images(
 ) -> np.ndarray:
     """Each image is fitted as soon as it is decoded, so that a clip is never held at the size of its source."""
     unique, positions = np.unique(ids, return_inverse=True)
-    planes = []
-    for folder in FOLDERS[modality]:
-        fitted = [fit_frame(image, box_of(image.size), size) for image in images(folder, unique.tolist())]
-        planes.append(np.stack(fitted))
-    frames = planes[0] if modality == "rgb" else np.stack(planes, axis=-1)
-    return frames[positions]
+    frames = np.empty((len(unique), size[1], size[0], 3 if modality == "rgb" else 2), np.uint8)
+    for channel, folder in enumerate(FOLDERS[modality]):
+        out = frames if modality == "rgb" else frames[..., channel]
+        for i, image in enumerate(images(folder, unique.tolist())):
+            out[i] = fit(image, box_of(image.size), size)
+    return frames if np.array_equal(unique, ids) else frames[positions]
 
 
 def _check_size(video: Video, name: str, size: Size, first: Size) -> None:

@@ -21,7 +21,10 @@ from action_recognition.machine import num_cores
 
 @dataclass
 class Batch:
-    """N clips: {modality: uint8 (N, T, H, W, C)}, labels (N,), weights (N,) of the loss, and where they come from."""
+    """N clips: {modality: uint8 (N, T, H, W, C)}, labels (N,), weights (N,) of the loss, and where they come from.
+
+    In training, the inputs also have `mirrored`, bool (N,): the clips that ToInput is to mirror.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
@@ -101,12 +104,23 @@ class ToInput:
         }
 
     def __call__(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        inputs = {name: x.to(self.device, non_blocking=True) for name, x in inputs.items()}
+        if "mirrored" in inputs:
+            chosen = inputs.pop("mirrored")[:, None, None, None, None]
+            inputs = {m: torch.where(chosen, mirror(clips, m), clips) for m, clips in inputs.items()}
         return [
-            to_input(inputs[m].to(self.device, non_blocking=True), scale, shift, self.is_3d).contiguous(
-                memory_format=self.memory_format
-            )
+            to_input(inputs[m], scale, shift, self.is_3d).contiguous(memory_format=self.memory_format)
             for m, (scale, shift) in self._constants.items()
         ]
+
+
+def mirror(clips: Tensor, modality: str) -> Tensor:
+    """Clips uint8 (N, T, H, W, C) seen in a mirror. Flow to the left becomes flow to the right: u' = 255 - u."""
+    images = clips.flatten(0, 1).permute(0, 3, 1, 2)  # NT C H W, channels last: a CPU turns those round 8 times as fast
+    mirrored = images.flip(3).permute(0, 2, 3, 1).reshape_as(clips)
+    if modality == "of":
+        mirrored[..., 0] = 255 - mirrored[..., 0]
+    return mirrored
 
 
 def training_loader(
@@ -161,16 +175,20 @@ class _Collate:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         problems = [problem for s in samples for problem in s.problems]
-        windows = [(s, {m: torch.from_numpy(c[0]) for m, c in s.clips.items()}) for s in samples if not s.problem]
-        if windows:
-            return _stack(windows, problems)
+        good = [s for s in samples if not s.problem]
+        if good:
+            clips = {m: torch.from_numpy(np.stack([s.clips[m][0] for s in good])) for m in self.shapes}
+            return _batch({**clips, "mirrored": torch.tensor([s.mirrored for s in good])}, good, problems)
         black = {m: torch.zeros((1, *shape), dtype=torch.uint8) for m, shape in self.shapes.items()}
         return Batch(black, torch.zeros(1, dtype=torch.int64), torch.zeros(1), [], [], problems)
 
 
 def _stack(windows: Sequence[tuple[Sample, dict[str, Tensor]]], problems: Sequence[tuple[str, str]] = ()) -> Batch:
-    samples = [sample for sample, _ in windows]
     inputs = {m: torch.stack([window[m] for _, window in windows]) for m in (windows[0][1] if windows else ())}
+    return _batch(inputs, [sample for sample, _ in windows], problems)
+
+
+def _batch(inputs: dict[str, Tensor], samples: Sequence[Sample], problems: Sequence[tuple[str, str]]) -> Batch:
     return Batch(
         inputs,
         torch.tensor([s.video.label for s in samples], dtype=torch.int64),
@@ -186,8 +204,10 @@ def _shapes(window: dict[str, Tensor]) -> list[torch.Size]:
 
 
 def _tensors(sample: Sample) -> Sample:
-    """Tensors travel from a worker through shared memory, arrays through a pipe."""
-    clips: dict[str, Any] = {m: torch.from_numpy(clip) for m, clip in sample.clips.items()}
+    """Tensors travel from a worker through shared memory, arrays through a pipe; what lies in a file is copied."""
+    clips: dict[str, Any] = {
+        m: torch.from_numpy(np.require(c, requirements=("C", "W"))) for m, c in sample.clips.items()
+    }
     return replace(sample, clips=clips)
 
 

@@ -1,0 +1,121 @@
+"""Images of training clips as torchvision and torch read them, held against Pillow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from action_recognition.clip.transform import Box, box_in_frame, fit_frame, short_side_to
+from action_recognition.data import quick
+from action_recognition.data.frames import open_frames
+from action_recognition.data.index import FrameFiles, Video
+from action_recognition.data.quick import QuickImage, fit_quickly, open_quickly
+from action_recognition.errors import DataError
+
+
+def noise(size: tuple[int, int], num_channels: int = 3) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], num_channels), np.uint8)
+    return pixels if num_channels == 3 else pixels[..., 0]
+
+
+def by_pillow(path: str, mode: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert(mode)
+
+
+def never(path: str, mode: str) -> Image.Image:
+    pytest.fail("the other reader was asked")
+
+
+def quick_image(pixels: np.ndarray) -> QuickImage:
+    return QuickImage(torch.from_numpy(pixels.copy()).reshape(*pixels.shape[:2], -1))
+
+
+# --- decoding ---
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_of_the_wanted_kind_are_decoded_to_pillow_s_pixels(mode: str, suffix: str, tmp_path: Path) -> None:
+    path = str(tmp_path / f"x.{suffix}")
+    Image.fromarray(noise((37, 23), len(mode))).save(path)
+    image = open_quickly(path, mode, never)
+    assert image.size == (37, 23)
+    np.testing.assert_array_equal(image.pixels.squeeze(2).numpy(), np.asarray(by_pillow(path, mode)))
+
+
+@pytest.mark.parametrize(
+    ("made", "mode"), [("L", "RGB"), ("RGB", "L"), ("RGBA", "RGB"), ("P", "RGB"), ("1", "L"), ("CMYK", "RGB")]
+)
+def test_images_of_another_kind_come_out_as_pillow_converts_them(made: str, mode: str, tmp_path: Path) -> None:
+    path = str(tmp_path / ("x.jpg" if made == "CMYK" else "x.png"))
+    Image.fromarray(noise((37, 23))).convert(made).save(path)
+    image = open_quickly(path, mode, by_pillow)
+    np.testing.assert_array_equal(image.pixels.squeeze(2).numpy(), np.asarray(by_pillow(path, mode)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_what_cannot_be_decoded_is_left_to_the_other_reader(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(OSError, match=r"x\.png"):
+        open_quickly(str(tmp_path / "x.png"), "RGB", by_pillow)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_truncated_image_is_an_error_that_names_it(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    path = tmp_path / f"rgb/0{suffix}"
+    Image.fromarray(noise((40, 30))).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    frames = open_frames(Video(str(tmp_path), 0, {"rgb": FrameFiles.of([path.name])}), quickly=True)
+    with pytest.raises(DataError, match=rf"rgb/0\{suffix}: the image can't be read"):
+        frames.read("rgb", np.array([0]), lambda size: (0, 0, *size), (20, 20))
+
+
+def test_16_bit_image_is_refused_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    Image.fromarray(np.full((30, 40), 60_000, np.uint16)).save(tmp_path / "rgb/0.png")
+    frames = open_frames(Video(str(tmp_path), 0, {"rgb": FrameFiles.of(["0.png"])}), quickly=True)
+    with pytest.raises(DataError, match=r"pixels of kind 'I;16' can't be used"):
+        frames.read("rgb", np.array([0]), lambda size: (0, 0, *size), (20, 20))
+
+
+# --- resizing ---
+
+
+def windows() -> Iterator[tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]]:
+    """Sizes of frames, what they are resized to, and (left, top, width, height) in that."""
+    for size, edge in (((320, 240), 256), ((488, 332), 256), ((96, 72), 64), ((64, 64), 65), ((60, 90), 150)):
+        resized = short_side_to(size, edge)
+        for x, y, share in ((0, 0, 1), (0, 0, 0.8), (1, 1, 0.5), (0.5, 0.3, 0.9), (0.9, 0.6, 0.3)):
+            width, height = (max(8, int(side * share)) for side in resized)
+            yield size, resized, (int(x * (resized[0] - width)), int(y * (resized[1] - height)), width, height)
+
+
+@pytest.mark.parametrize("num_channels", [3, 1])
+def test_windows_are_those_of_the_frame_resized_by_pillow_within_one_grey_level(num_channels: int) -> None:
+    for size, resized, (left, top, width, height) in windows():
+        pixels = noise(size, num_channels)
+        box = box_in_frame(size, resized, (left, top, left + width, top + height))
+        whole = np.asarray(Image.fromarray(pixels).resize(resized, Image.Resampling.BILINEAR))
+        fitted = fit_quickly(quick_image(pixels), box, (width, height))
+        expected = whole[top : top + height, left : left + width]
+        assert fitted.shape == expected.shape
+        assert np.abs(fitted.astype(int) - expected).max() <= 1, (size, resized, left, top, width, height)
+
+
+def test_window_at_the_scale_of_the_frame_is_made_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "fit_frame", lambda *_: pytest.fail("Pillow was asked"))
+    box = box_in_frame((488, 332), (376, 256), (60, 20, 284, 244))
+    assert fit_quickly(quick_image(noise((488, 332))), box, (224, 224)).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("box", [(10.3, 5.7, 70.1, 61.9), (0, 0, 50, 50)])
+def test_box_at_another_scale_is_pillow_s(box: Box) -> None:
+    pixels = noise((96, 72))
+    expected = fit_frame(Image.fromarray(pixels), box, (32, 24))
+    np.testing.assert_array_equal(fit_quickly(quick_image(pixels), box, (32, 24)), expected)
