@@ -31,7 +31,7 @@ REPOSITORY = "model_repository"
 DEFAULT_MAX_BATCH = 8
 QUEUE_DELAY_US = 2000  # how long a clip waits for others to share a batch with: little beside what a batch takes
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "plan": "tensorrt_plan"}
-_CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
+_IMAGE_TAG = "26.10-py3"
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,11 @@ def _readme(model: Model, settings: Settings, max_batch: int, note: str) -> str:
 
 ## Server
 
+`$IMAGE` is NVIDIA's image `tritonserver`, tag `{_IMAGE_TAG}`, from its NGC catalog.
+
 ```sh
 docker run --rm {"" if settings.on_cpu else "--gpus all "}-p 8000:8000 -p 8001:8001 -p 8002:8002 \\
-    -v "$PWD/{REPOSITORY}:/models:ro" {_CONTAINER} tritonserver --model-repository=/models
+    -v "$PWD/{REPOSITORY}:/models:ro" "$IMAGE" tritonserver --model-repository=/models
 curl -f localhost:8000/v2/models/{settings.name}/ready && echo ready
 ```
 
@@ -237,7 +239,7 @@ python client.py {videos}
 
 client.py samples, resizes and normalises as the evaluation does: by contract.json and with the same code. It sends
 one clip of {clip_mb:.1f} MB over gRPC; `{OUTPUT_NAME}` comes back as {meaning}.
-{"".join(f"Input `{name}`: FP32 [N, {', '.join(map(str, shape))}]. " for name, shape in model.inputs.items())}
+{" ".join(f"Input `{name}`: FP32 [N, {', '.join(map(str, shape))}]." for name, shape in model.inputs.items())}
 For the labels by name ask for the classification: `InferRequestedOutput("{OUTPUT_NAME}", class_count=3)`.
 
 Another version of the model: put it into `{REPOSITORY}/{settings.name}/2/`; Triton serves the highest number.
