@@ -43,6 +43,7 @@ def rgb_of(root: Path, class_names: tuple[str, ...] = ("a",), on_bad_video: str 
         (["img_0099.jpg", "img_0100.jpg"], "img_0099.jpg", True),
         (["v2_f7.JPEG", "v2_f8.JPEG"], "v2_f7.JPEG", True),
         (["7.png", "8.png", "9.png"], "7.png", True),
+        (["50%_7.png", "50%_8.png"], "50%_7.png", True),
         (["000001.png", "000003.png"], "000001.png", False),  # a gap
         (["000000.jpg", "000000.png", "000001.png"], "000000.jpg", False),  # two kinds
         (["1.png", "10.png", "2.png"], "1.png", False),

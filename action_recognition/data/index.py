@@ -2,15 +2,19 @@
 
 In: root/<class>/<video>, a folder with rgb, u, v in it or a video file (or root/<video> for inference), or a list file
 of such videos, and the modalities that a model needs. Out: an Index of Video values that know their frame files without
-holding a string for each. Opens no image and no video.
+holding a string for each. Opens no image and no video. Folders are listed by several threads at once, since network
+disks answer slowly, but many at a time; data/index_cache.py saves most of that from the second run on.
 """
 
 import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from action_recognition.clip.video import SUFFIXES as VIDEO_SUFFIXES
 from action_recognition.data.lists import VideoList, read_list
@@ -21,6 +25,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 UNKNOWN = -1  # the label of a video of no known class
 MAX_BAD_SHARE = 0.05
 _NUMBERED = re.compile(r"(.*?)(\d+)(\.[A-Za-z]+)", re.DOTALL)
+_NUM_THREADS = 16
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,9 @@ class FrameFiles:
         match = _NUMBERED.fullmatch(ordered[0]) if ordered else None
         if match:
             prefix, number, suffix = match.groups()
-            files = cls(len(ordered), prefix, int(number), len(number), suffix)
-            if all(files.name(i) == name for i, name in enumerate(ordered)):
-                return files
+            pattern, first = f"{prefix.replace('%', '%%')}%0{len(number)}d{suffix}", int(number)
+            if ordered == tuple(map(pattern.__mod__, range(first, first + len(ordered)))):
+                return cls(len(ordered), prefix, first, len(number), suffix)
         return cls(len(ordered), names=ordered)
 
     def name(self, frame_id: int) -> str:
@@ -57,6 +64,16 @@ class FrameFiles:
         """True where text order is not the order of the numbers in the names (9.png after 10.png)."""
         numbers = [int(match[-1]) for name in self.names if (match := re.findall(r"\d+", name))]
         return numbers != sorted(numbers)
+
+
+ListFrames = Callable[[str, str], FrameFiles]  # the images in a sub-folder of a video; OSError if it can't be listed
+
+
+def list_frames(video: str, folder: str) -> FrameFiles:
+    """The images in a sub-folder of a video, as the disk lists them. OSError where it can't be listed."""
+    with os.scandir(os.path.join(video, folder)) as entries:
+        names = [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.name.startswith(".")]
+    return FrameFiles.of(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +136,24 @@ def class_names_of(label_map: Mapping[str, int] | None, root: str | Path) -> tup
     return found.class_names or tuple(map(str, range(1 + max(int(entry.label) for entry in found.entries))))
 
 
-def index_classes(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
+def index_classes(
+    root: str | Path,
+    class_names: Sequence[str],
+    modalities: Sequence[str],
+    on_bad_video: str,
+    frames_in: ListFrames = list_frames,
+) -> Index:
     """The videos of root/<class>/<video>, or of a list file. A class without videos is a note, another is an error.
 
-    Raises DataError for videos that can't be used (with on_bad_video skip: only above 5 % of all), an empty class
-    folder, and a root without videos.
+    `frames_in` lists their frame folders, from several threads at once. Raises DataError for videos that can't be used
+    (with on_bad_video skip: only above 5 % of all), an empty class folder, and a root without videos.
     """
     if os.path.isfile(root):
         found = read_list(Path(root), class_names=class_names, allow_missing=on_bad_video == "skip")
         candidates, missing = _in_list(found, class_names), found.missing
     else:
         candidates, missing = _in_class_folders(root, class_names), []
-    index = _index(root, sorted(candidates), tuple(class_names), modalities, on_bad_video, missing)
+    index = _index(root, sorted(candidates), tuple(class_names), modalities, on_bad_video, frames_in, missing)
     labels = {label for _, label in candidates}
     absent = [name for label, name in enumerate(class_names) if label not in labels]
     if absent:
@@ -154,19 +177,26 @@ def _in_class_folders(root: str | Path, class_names: Sequence[str]) -> list[tupl
             "add it to dataset.label_map or move it away"
         )
     candidates = []
-    for label, name in enumerate(class_names):
-        if name in present:
-            videos = _listed(Path(root, name), videos_in)
-            if not videos:
-                raise DataError(f"{Path(root, name)}: the class folder holds no video; add videos or remove it")
-            candidates += [(str(Path(root, name, video)), label) for video in videos]
+    labels = [label for label, name in enumerate(class_names) if name in set(present)]
+    folders = [str(Path(root, class_names[label])) for label in labels]
+    names_of_all = _in_threads(lambda folder: _listed(folder, videos_in), folders, at_once=1)
+    for label, folder, names in zip(labels, folders, names_of_all, strict=True):
+        if not names:
+            raise DataError(f"{folder}: the class folder holds no video; add videos or remove it")
+        candidates += [(f"{folder}{os.sep}{name}", label) for name in names]
     return candidates
 
 
-def index_videos(root: str | Path, class_names: Sequence[str], modalities: Sequence[str], on_bad_video: str) -> Index:
-    """The videos of a class-level folder, root/<video>, without labels. Raises DataError as index_classes does."""
+def index_videos(
+    root: str | Path,
+    class_names: Sequence[str],
+    modalities: Sequence[str],
+    on_bad_video: str,
+    frames_in: ListFrames = list_frames,
+) -> Index:
+    """The videos of a class-level folder, root/<video>, without labels. Otherwise as index_classes."""
     candidates = [(str(Path(root, name)), UNKNOWN) for name in _listed(root, videos_in)]
-    return _index(root, candidates, tuple(class_names), modalities, on_bad_video)
+    return _index(root, candidates, tuple(class_names), modalities, on_bad_video, frames_in)
 
 
 def stop_if_too_many(skipped: Sequence[tuple[str, str]], num_videos: int, what: str = "videos") -> None:
@@ -188,12 +218,20 @@ def _listed(folder: str | Path, names_in: Callable[[str | Path], list[str]]) -> 
         raise DataError(f"{folder}: can't be listed ({error.strerror})") from error
 
 
+def _in_threads(look: Callable[[_Item], _Found], items: Sequence[_Item], at_once: int = 256) -> list[_Found]:
+    """`look` of each item, in their order. Each thread takes `at_once` items at a time."""
+    parts = [items[i : i + at_once] for i in range(0, len(items), at_once)]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(chain.from_iterable(pool.map(lambda part: [look(item) for item in part], parts)))
+
+
 def _index(
     root: str | Path,
     candidates: list[tuple[str, int]],
     class_names: tuple[str, ...],
     modalities: Sequence[str],
     on_bad_video: str,
+    frames_in: ListFrames,
     missing: Sequence[tuple[str, str]] = (),
 ) -> Index:
     """List each candidate's frame folders and keep those that can be used. `missing`: (path, where it was listed)."""
@@ -204,14 +242,25 @@ def _index(
     _check_doubles(video_files, {path for path, _ in candidates})
     index, is_file = Index([], class_names), set(video_files)
     index.skipped.extend((path, f"does not exist ({place})") for path, place in missing)
-    for path, label in candidates:
-        files, reason = ({}, "") if path in is_file else _frame_files(path, modalities)
-        if reason:
-            index.skipped.append((path, reason))
+    folders = [folder for modality in modalities for folder in FOLDERS[modality]]
+    seen: dict[tuple[FrameFiles, ...], dict[str, FrameFiles]] = {}  # videos with as many frames share it, mostly
+
+    def look(candidate: tuple[str, int]) -> dict[str, FrameFiles] | str:
+        """The frame files of a video, or the reason why it can't be used."""
+        path, _ = candidate
+        found = () if path in is_file else _frame_files(path, folders, frames_in)
+        if isinstance(found, str):
+            return found
+        return seen.get(found) or seen.setdefault(found, dict(zip(folders, found, strict=False)))
+
+    for (path, label), files in zip(candidates, _in_threads(look, candidates), strict=True):
+        if isinstance(files, str):
+            index.skipped.append((path, files))
         else:
             index.videos.append(Video(path, label, files))
     _check_usable(root, index, modalities, on_bad_video)
-    doubtful = [video.path for video in index.videos if any(f.in_doubtful_order for f in video.files.values())]
+    in_doubt = {id(files) for of_each, files in seen.items() if any(f.in_doubtful_order for f in of_each)}
+    doubtful = [video.path for video in index.videos if id(video.files) in in_doubt] if in_doubt else []
     if doubtful:
         index.notes.append(
             f"{root}: {len(doubtful)} videos have frames whose text order is not their number order (such as "
@@ -256,36 +305,31 @@ def _check_usable(root: str | Path, index: Index, modalities: Sequence[str], on_
     stop_if_too_many(index.skipped, num_videos)
 
 
-def _frame_files(path: str, modalities: Sequence[str]) -> tuple[dict[str, FrameFiles], str]:
-    """The frame files of one video folder, or the reason why it can't be used."""
-    files = {}
-    for modality in modalities:
-        for folder in FOLDERS[modality]:
-            try:
-                files[folder] = FrameFiles.of(_image_names(os.path.join(path, folder)))
-            except FileNotFoundError:
-                return {}, f"has no folder {folder!r}"
-            except OSError as error:
-                return {}, f"folder {folder!r} can't be listed ({error.strerror})"
-            if not files[folder].count:
-                return {}, f"folder {folder!r} holds no {' or '.join(IMAGE_SUFFIXES[:2])} image"
-    return files, _mismatch({folder: f.count for folder, f in files.items()})
+def _frame_files(path: str, folders: Sequence[str], frames_in: ListFrames) -> tuple[FrameFiles, ...] | str:
+    """The files in these sub-folders of a video, or the reason why it can't be used."""
+    found = []
+    for folder in folders:
+        try:
+            files = frames_in(path, folder)
+        except FileNotFoundError:
+            return f"has no folder {folder!r}"
+        except OSError as error:
+            return f"folder {folder!r} can't be listed ({error.strerror})"
+        if not files.count:
+            return f"folder {folder!r} holds no {' or '.join(IMAGE_SUFFIXES[:2])} image"
+        found.append(files)
+    return ("u" in folders and _mismatch({f: files.count for f, files in zip(folders, found, strict=True)})) or tuple(
+        found
+    )
 
 
 def _mismatch(counts: Mapping[str, int]) -> str:
-    """What is wrong with the numbers of frames, or an empty text."""
-    if "u" not in counts:
-        return ""
+    """What is wrong with the numbers of frames and of flow images, or an empty text."""
     if counts["u"] != counts["v"]:
         return f"u holds {counts['u']} images and v {counts['v']}; they must be as many"
     if "rgb" in counts and counts["rgb"] < counts["u"]:
         return f"rgb holds {counts['rgb']} frames and u, v {counts['u']}; N frames have N-1 flow images"
     return ""
-
-
-def _image_names(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.name.startswith(".")]
 
 
 def _listing(skipped: Sequence[tuple[str, str]], most: int = 10) -> str:
