@@ -157,6 +157,7 @@ class DatasetSpec:
     cache_dir: str | None = key(
         None, "Folder for decoded frames, kept between runs; null = none, but the user's cache to train on video files"
     )
+    index_cache: bool = key(True, "Remember what frame folders hold; false for disks that do not date their folders")
     augmentation_config: AugmentationSpec = field(default_factory=AugmentationSpec)
 
 
@@ -205,6 +206,7 @@ class TrainSpec:
         "How tensors lie in memory; auto = channels_last on CUDA in bf16 and fp16, else contiguous",
         one_of("auto", "contiguous", "channels_last"),
     )
+    compile: bool = key(False, "Compile the network with torch.compile; the first steps take minutes")
     profile: bool = key(False, "Write a timeline of steps 6 to 10 to <results_dir>/train/trace.json")
     optim: OptimSpec = field(default_factory=OptimSpec)
     cudnn: CudnnSpec = field(default_factory=CudnnSpec)
