@@ -130,3 +130,9 @@ def test_live_source_that_nobody_reads_any_more_ends_its_thread() -> None:
         if thread is not threading.main_thread() and thread.daemon:
             thread.join(5)
     assert threading.active_count() <= before
+
+
+def test_image_that_would_lose_range_is_refused_as_in_training(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"0\.png: pixels of kind 'I;16' can't be used; convert it to 8 bits"):
+        next(frames_of(tmp_path, ("rgb",), Dropped()))

@@ -115,8 +115,8 @@ def test_weights_of_another_training_are_the_models_fault(data: Path, tmp_path: 
 def test_frames_read_in_another_way_are_the_fault_of_the_pixels(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint, read = save(tmp_path / "best.pth"), sources._read_image
-    monkeypatch.setattr(sources, "_read_image", lambda path, mode: read(path, mode)[..., ::-1])  # BGR
+    checkpoint, read = save(tmp_path / "best.pth"), sources.read_image
+    monkeypatch.setattr(sources, "read_image", lambda path, mode: np.asarray(read(path, mode))[..., ::-1])  # BGR
     found = findings(checkpoint, export(checkpoint), data)["model"]
     assert found.blamed == ("pixels",)
     assert found.pixels > 50

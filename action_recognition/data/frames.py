@@ -3,7 +3,7 @@
 `open_frames` gives a video's frames from a folder of images, from a file of packed frames or from the video file, all
 three with `num_frames` and `read(modality, ids, box_of, size)`: ids (T,) in any order -> uint8 (T, H, W, C), the inside
 of a box of each frame at (width, height) `size`. C is 3 for rgb and 2 (u, v) for of. What is read of packed frames may
-lie in their file, not to be written to. DataError names the file and what is wrong with it.
+lie in their file. DataError names the file and what is wrong with it.
 """
 
 import os
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from action_recognition.clip.image import read_image
 from action_recognition.clip.transform import Box, fit_frame
 from action_recognition.clip.video import Damage, read_video
 from action_recognition.data.index import FOLDERS, Video
@@ -22,7 +23,6 @@ from action_recognition.errors import DataError
 
 Size = tuple[int, int]  # width, height
 BoxOf = Callable[[Size], Box]  # the size of a frame -> the part of it that is wanted
-_READABLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
 def open_frames(video: Video, quickly: bool = False) -> "FolderFrames | PackedFrames | FileFrames":
@@ -54,7 +54,7 @@ class FolderFrames:
 
     def images(self, folder: str, ids: Iterable[int] | None = None) -> Iterator[Image.Image]:
         """The images of a folder, RGB or grey: all, or those of `ids`. All frames of a modality must be of one size."""
-        return self._opened(folder, ids, _open)
+        return self._opened(folder, ids, read_image)
 
     def _opened(self, folder: str, ids: Iterable[int] | None, opened: Callable[[str, str], Any]) -> Iterator[Any]:
         files = self.video.files[folder]
@@ -71,7 +71,7 @@ class FolderFrames:
         from action_recognition.data.quick import fit_quickly, open_quickly
 
         def images(folder: str, ids: Iterable[int]) -> Iterator[Any]:
-            return self._opened(folder, ids, lambda path, mode: open_quickly(path, mode, _open))
+            return self._opened(folder, ids, open_quickly)
 
         return _read_images(images, fit_quickly, modality, ids, box_of, size)
 
@@ -162,17 +162,3 @@ def _read_images(
 def _check_size(video: Video, name: str, size: Size, first: Size) -> None:
     if size != first:
         raise DataError(f"{video.path}: {name} is {size[0]}x{size[1]} pixels, earlier frames are {first[0]}x{first[1]}")
-
-
-def _open(path: str, mode: str) -> Image.Image:
-    """Decode an image file to RGB or L. DataError where it is missing, damaged, or of a kind that would lose range."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: the file has vanished since the folder was listed") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image can't be read ({error})") from error
-    if image.mode not in _READABLE_MODES:
-        raise DataError(f"{path}: pixels of kind {image.mode!r} can't be used; convert it to 8 bits a channel")
-    return image.convert(mode)

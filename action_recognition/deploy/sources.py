@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from action_recognition.clip.image import read_image
 from action_recognition.clip.video import Damage, load_av, read_video
 from action_recognition.errors import DataError
 
@@ -138,7 +138,7 @@ def _images(folder: Path, modalities: tuple[str, ...]) -> Iterator[Mapping[str, 
     if "u" in counts and counts["u"] != counts["v"]:
         raise DataError(f"{folder}: u holds {counts['u']} images and v {counts['v']}; they must be as many")
     for i in range(min(counts.values())):
-        images = {sub: _read_image(files[i], "RGB" if sub == "rgb" else "L") for sub, files in names.items()}
+        images = {sub: np.asarray(read_image(files[i], "RGB" if sub == "rgb" else "L")) for sub, files in names.items()}
         yield {m: images["rgb"] if m == "rgb" else np.dstack([images["u"], images["v"]]) for m in modalities}
 
 
@@ -156,14 +156,6 @@ def _image_files(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"{folder}: holds no png or jpg image")
     return files
-
-
-def _read_image(path: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image can't be read ({error})") from error
 
 
 def _live(source: int | str) -> Iterator[Frame]:
