@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_video import write_moving
+from PIL import Image
 from tiny import MakeTree
 
 from action_recognition.deploy.sources import Dropped, Frame, LatestFrames, frames_of
