@@ -1,6 +1,7 @@
 """Evaluation from a spec or from a checkpoint alone: scores of labelled videos, figures, files."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from action_recognition.config import Spec
 from action_recognition.data.cache import kept_for_evaluation
 from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.index import Index, class_names_of, index_classes
+from action_recognition.data.index_cache import with_memory
 from action_recognition.files import write_text
 from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
@@ -51,10 +53,10 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
     try:
         trained = load_trained(spec, checkpoint, class_names_of(None, root), say, process.device)
         contract = trained.contract
-        on_bad = spec.dataset.on_bad_video
 
         def list_videos() -> Index:
-            index = index_classes(root, contract.class_names, contract.modalities, on_bad)
+            find = partial(index_classes, root, contract.class_names, contract.modalities, spec.dataset.on_bad_video)
+            index = with_memory(find, root, spec.dataset)
             return checked_flow(index, contract.flow_encoding, checkpoint)
 
         index = from_first(list_videos() if process.is_first else None)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from action_recognition.config import Spec
 from action_recognition.data.dataset import EvaluationWindows, Sample
 from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.index import class_names_of, index_classes
+from action_recognition.data.index_cache import with_memory
 from action_recognition.data.loader import ToInput
 from action_recognition.demo.dataset import CLASSES
 from action_recognition.demo.render import render
@@ -253,7 +255,8 @@ class _Clips:
     def _read(self, root: str, count: int) -> Iterator[Clip]:
         """The middle clips of up to `count` videos, evenly spread over a sorted data set and so over its classes."""
         contract, on_bad = self._contract, self._spec.dataset.on_bad_video
-        index = index_classes(root, contract.class_names, contract.modalities, on_bad)
+        find = partial(index_classes, root, contract.class_names, contract.modalities, on_bad)
+        index = with_memory(find, root, self._spec.dataset)
         index = checked_flow(index, contract.flow_encoding, str(self._spec.export.checkpoint))
         chosen = np.linspace(0, len(index.videos) - 1, min(count, len(index.videos))).round().astype(int)
         windows = EvaluationWindows([index.videos[i] for i in chosen], contract)

@@ -1,11 +1,13 @@
 """Inference from a spec or from a checkpoint alone: labels and scores of the videos of one folder."""
 
+from functools import partial
 from typing import Any
 
 from action_recognition.config import Spec
 from action_recognition.data.cache import kept_for_evaluation
 from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.index import Index, index_videos
+from action_recognition.data.index_cache import with_memory
 from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
     Windowing,
@@ -39,10 +41,11 @@ def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
         checkpoint = str(section.checkpoint)
         trained = load_trained(spec, checkpoint, (), say, process.device)
         contract = trained.contract
-        on_bad, root = spec.dataset.on_bad_video, str(section.inference_dataset_dir)
+        root = str(section.inference_dataset_dir)
 
         def list_videos() -> Index:
-            index = index_videos(root, contract.class_names, contract.modalities, on_bad)
+            find = partial(index_videos, root, contract.class_names, contract.modalities, spec.dataset.on_bad_video)
+            index = with_memory(find, root, spec.dataset)
             return checked_flow(index, contract.flow_encoding, checkpoint)
 
         index = from_first(list_videos() if process.is_first else None)

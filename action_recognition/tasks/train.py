@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from action_recognition.data.dataset import EvaluationWindows, Sample, TrainingC
 from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Index, class_names_of, index_classes, stop_if_too_many
+from action_recognition.data.index_cache import with_memory
 from action_recognition.data.loader import (
     Batch,
     ToInput,
@@ -115,7 +117,10 @@ class Trainer:
             origin = "the list" if os.path.isfile(str(dataset.train_dataset_dir)) else "the sorted folder names"
             self.say(f"classes, from {origin}: {', '.join(names)}")
         modalities = contract_of(self.spec, names).modalities
-        indices = [index_classes(root, names, modalities, dataset.on_bad_video) for root in self._roots]
+        indices = [
+            with_memory(partial(index_classes, root, names, modalities, dataset.on_bad_video), root, dataset)
+            for root in self._roots
+        ]
         return [checked_flow(index, dataset.flow_encoding, "dataset.flow_encoding") for index in indices]
 
     @property
