@@ -26,10 +26,6 @@ def by_pillow(path: str, mode: str) -> Image.Image:
         return image.convert(mode)
 
 
-def never(path: str, mode: str) -> Image.Image:
-    pytest.fail("the other reader was asked")
-
-
 def quick_image(pixels: np.ndarray) -> QuickImage:
     return QuickImage(torch.from_numpy(pixels.copy()).reshape(*pixels.shape[:2], -1))
 
@@ -39,10 +35,13 @@ def quick_image(pixels: np.ndarray) -> QuickImage:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_images_of_the_wanted_kind_are_decoded_to_pillow_s_pixels(mode: str, suffix: str, tmp_path: Path) -> None:
+def test_images_of_the_wanted_kind_are_decoded_to_pillow_s_pixels(
+    mode: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "read_image", lambda *_: pytest.fail("the other reader was asked"))
     path = str(tmp_path / f"x.{suffix}")
     Image.fromarray(noise((37, 23), len(mode))).save(path)
-    image = open_quickly(path, mode, never)
+    image = open_quickly(path, mode)
     assert image.size == (37, 23)
     np.testing.assert_array_equal(image.pixels.squeeze(2).numpy(), np.asarray(by_pillow(path, mode)))
 
@@ -53,7 +52,7 @@ def test_images_of_the_wanted_kind_are_decoded_to_pillow_s_pixels(mode: str, suf
 def test_images_of_another_kind_come_out_as_pillow_converts_them(made: str, mode: str, tmp_path: Path) -> None:
     path = str(tmp_path / ("x.jpg" if made == "CMYK" else "x.png"))
     Image.fromarray(noise((37, 23))).convert(made).save(path)
-    image = open_quickly(path, mode, by_pillow)
+    image = open_quickly(path, mode)
     np.testing.assert_array_equal(image.pixels.squeeze(2).numpy(), np.asarray(by_pillow(path, mode)))
 
 
@@ -61,8 +60,8 @@ def test_images_of_another_kind_come_out_as_pillow_converts_them(made: str, mode
 def test_what_cannot_be_decoded_is_left_to_the_other_reader(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(OSError, match=r"x\.png"):
-        open_quickly(str(tmp_path / "x.png"), "RGB", by_pillow)
+    with pytest.raises(DataError, match=r"x\.png: the "):
+        open_quickly(str(tmp_path / "x.png"), "RGB")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -82,6 +81,15 @@ def test_16_bit_image_is_refused_as_ever(tmp_path: Path) -> None:
     frames = open_frames(Video(str(tmp_path), 0, {"rgb": FrameFiles.of(["0.png"])}), quickly=True)
     with pytest.raises(DataError, match=r"pixels of kind 'I;16' can't be used"):
         frames.read("rgb", np.array([0]), lambda size: (0, 0, *size), (20, 20))
+
+
+def test_without_torchvision_s_decoder_images_are_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "x.jpg")
+    Image.fromarray(noise((37, 23))).save(path)
+    monkeypatch.setattr(torch.ops, "image", object())
+    np.testing.assert_array_equal(open_quickly(path, "RGB").pixels.numpy(), np.asarray(by_pillow(path, "RGB")))
 
 
 # --- resizing ---

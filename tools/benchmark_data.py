@@ -28,6 +28,7 @@ from action_recognition.deploy.sources import Dropped, frames_of
 from action_recognition.deploy.window import SlidingWindow
 
 CPU = torch.device("cpu")
+BATCH = 4
 CLIPS, WINDOWS = "clips/s a core", "windows/s a core"
 
 
@@ -40,11 +41,11 @@ def data(spec: Spec, frames: Path | None, rounds: int) -> Result:
         videos = {s: write_videos(folder / s, f".{s}", 2, num_frames, frames) for s in ("png", "jpg")}
         cached = pack(videos["png"], augmentation, folder / "cache")
         ways = {
-            "png": lambda: _train(videos["png"], contract, augmentation, 4),
-            "png reference": lambda: reference.training_batch(folder / "png", contract, augmentation, 4),
+            "png": lambda: _train(videos["png"], contract, augmentation, BATCH),
+            "png reference": lambda: reference.training_batch(folder / "png", contract, augmentation, BATCH),
             "png bare": lambda: _decode(videos["png"], num_frames) / span_of(contract),
-            "jpg": lambda: _train(videos["jpg"], contract, augmentation, 8),
-            "jpg reference": lambda: reference.training_batch(folder / "jpg", contract, augmentation, 4),
+            "jpg": lambda: _train(videos["jpg"], contract, augmentation, 2 * BATCH),
+            "jpg reference": lambda: reference.training_batch(folder / "jpg", contract, augmentation, BATCH),
             "jpg bare": lambda: _decode(videos["jpg"], 2 * num_frames) / span_of(contract),
             "cache": lambda: _train(cached, contract, augmentation, 200),
             "cache bare": lambda: _copy(cached, contract, 200),
@@ -138,10 +139,10 @@ def pack(videos: Sequence[Video], augmentation: Augmentation, cache: Path) -> li
 def training_batches(
     videos: Sequence[Video], contract: Contract, augmentation: Augmentation, num_clips: int, num_workers: int = 0
 ) -> Any:
-    """A training loader of about `num_clips` clips in batches of 4."""
+    """A training loader of about `num_clips` clips in batches of BATCH."""
     per_video = -(-num_clips // len(videos))
     dataset = TrainingClips(videos, contract, augmentation, per_video, seed=0)
-    return training_loader(dataset, TrainingPlan(len(dataset), 4, 1, seed=0), num_workers, CPU)
+    return training_loader(dataset, TrainingPlan(len(dataset), BATCH, 1, seed=0), num_workers, CPU)
 
 
 def _train(videos: Sequence[Video], contract: Contract, augmentation: Augmentation, num_clips: int) -> int:
@@ -179,13 +180,15 @@ def _decode(videos: Sequence[Video], num_frames: int) -> int:
 
 
 def _copy(videos: Sequence[Video], contract: Contract, num_clips: int) -> int:
-    """Copy windows of as many frames as a clip has out of files that lie in memory already."""
+    """Copy windows of as many frames as a clip has out of mapped files into new batches."""
     maps = [open_packed(video.packed)["rgb"] for video in videos]
-    clip = np.empty((contract.lengths["rgb"], contract.height, contract.width, 3), np.uint8)
-    for i in range(num_clips):
-        frames = maps[i % len(maps)]
-        start, top = i % (len(frames) - len(clip) + 1), i % (frames.shape[1] - contract.height + 1)
-        clip[...] = frames[start : start + len(clip), top : top + contract.height, top : top + contract.width]
+    length, height, width = contract.lengths["rgb"], contract.height, contract.width
+    for i in range(0, num_clips, BATCH):
+        batch = np.empty((BATCH, length, height, width, 3), np.uint8)
+        for k in range(BATCH):
+            frames = maps[k % len(maps)]
+            start, top = i % (len(frames) - length + 1), i % (frames.shape[1] - height + 1)
+            batch[k] = frames[start : start + length, top : top + height, top : top + width]
     return num_clips
 
 

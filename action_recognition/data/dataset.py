@@ -33,7 +33,7 @@ class ClipKey(NamedTuple):
 class Sample:
     """The windows of one video: {modality: uint8 (S, T, H, W, C)}, or why there are none.
 
-    Clips may lie in a file, not to be written to. `mirrored` ones are still to be mirrored, which is ToInput's to do.
+    Clips may lie in a mapped file. Those of a `mirrored` sample are still to be mirrored, which is ToInput's to do.
     """
 
     video: Video

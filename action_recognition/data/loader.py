@@ -177,7 +177,7 @@ class _Collate:
         problems = [problem for s in samples for problem in s.problems]
         good = [s for s in samples if not s.problem]
         if good:
-            clips = {m: torch.from_numpy(np.stack([s.clips[m][0] for s in good])) for m in self.shapes}
+            clips = {m: torch.stack([torch.from_numpy(s.clips[m][0]) for s in good]) for m in self.shapes}
             return _batch({**clips, "mirrored": torch.tensor([s.mirrored for s in good])}, good, problems)
         black = {m: torch.zeros((1, *shape), dtype=torch.uint8) for m, shape in self.shapes.items()}
         return Batch(black, torch.zeros(1, dtype=torch.int64), torch.zeros(1), [], [], problems)
@@ -205,9 +205,7 @@ def _shapes(window: dict[str, Tensor]) -> list[torch.Size]:
 
 def _tensors(sample: Sample) -> Sample:
     """Tensors travel from a worker through shared memory, arrays through a pipe; what lies in a file is copied."""
-    clips: dict[str, Any] = {
-        m: torch.from_numpy(np.require(c, requirements=("C", "W"))) for m, c in sample.clips.items()
-    }
+    clips: dict[str, Any] = {m: torch.from_numpy(np.ascontiguousarray(c)) for m, c in sample.clips.items()}
     return replace(sample, clips=clips)
 
 

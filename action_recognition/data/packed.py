@@ -80,7 +80,8 @@ def open_packed(path: str | Path) -> dict[str, np.ndarray]:
             header = _header_of(file, path)
             if header is None:
                 raise DataError(f"{path}: packed frames of another format than {_FORMAT}; remove the file")
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # Not ACCESS_READ: torch warns of arrays that can't be written to. What is written stays in this process.
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
     arrays, start = {}, HEADER_BYTES

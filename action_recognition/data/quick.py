@@ -2,22 +2,24 @@
 
 In: the path of an image, then a box of it and a size. Out: uint8 arrays. With JPEG images of 488x332 a clip of 224x224
 windows takes 0.55 of the time that Pillow takes, with PNG images 0.85. What torchvision doesn't read as 8-bit RGB or
-grey is left to the reader given, and so are all messages about what can't be read.
+grey is left to clip/image.py, and so are all messages about what can't be read.
 """
 
-from collections.abc import Callable
+from functools import lru_cache
 from math import ceil, gcd
 
 import numpy as np
 import torch
+import torchvision.io  # makes torch.ops.image  # noqa: F401
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.io import decode_image
 
+from action_recognition.clip.image import read_image
 from action_recognition.clip.transform import Box, fit_frame
 
 Size = tuple[int, int]  # width, height
+_AS_IT_IS = 0  # torchvision's ImageReadMode.UNCHANGED
 
 
 class QuickImage:
@@ -32,16 +34,19 @@ class QuickImage:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def open_quickly(path: str, mode: str, reader: Callable[[str, str], Image.Image]) -> QuickImage:
-    """The image at `path` as RGB or L; by `reader`, with its errors, where torchvision has no answer."""
+def open_quickly(path: str, mode: str) -> QuickImage:
+    """As clip.image.read_image, which does it where torchvision has no answer."""
     try:
         with open(path, "rb") as file:
-            pixels = decode_image(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8))  # C H W
+            content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+        # torchvision.io.decode_image calls this, too, and warns for each image that a later version won't have it. Then
+        # there is no such name, and Pillow decodes.
+        pixels = torch.ops.image.decode_image(content, _AS_IT_IS, False)  # C H W
         if pixels.dtype == torch.uint8 and len(pixels) == len(mode):
             return QuickImage(pixels.permute(1, 2, 0))
-    except (OSError, RuntimeError, ValueError):
-        pass  # the reader says what is wrong, or finds nothing wrong with it
-    image = np.array(reader(path, mode))
+    except (OSError, RuntimeError, ValueError, AttributeError):
+        pass  # read_image says what is wrong, or finds nothing wrong with it
+    image = np.array(read_image(path, mode))
     return QuickImage(torch.from_numpy(image).reshape(*image.shape[:2], -1))
 
 
@@ -58,6 +63,7 @@ def fit_quickly(image: QuickImage, box: Box, size: Size) -> np.ndarray:
     return fitted[0].permute(1, 2, 0)[y : y + size[1], x : x + size[0]].squeeze(2).numpy()
 
 
+@lru_cache(maxsize=64)  # the frames of a clip share their box: 3 % of the time of a JPEG clip
 def _resized_span(first: float, last: float, num_px: int, full: int) -> tuple[int, int, int, float] | None:
     """What to resize of a side of `full` pixels, for the `num_px` that `first`..`last` becomes.
 
