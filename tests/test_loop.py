@@ -284,12 +284,17 @@ def test_epoch_counts_waiting_for_batches_and_computing_apart_and_saving_as_neit
     assert (state.tally.data_sec, state.tally.compute_sec) == (100 + 3 * 5, 200 + 3 * 7)
 
 
-def test_row_of_several_processes_has_the_times_of_the_one_that_waited_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    others = [(Tally(1.0, 1, 2, data_sec=9, compute_sec=1), 700.5), (Tally(2.0, 1, 2, 4, 6), 900.0)]
-    monkeypatch.setattr(loop, "gather", lambda value: [value, *others])
+def test_row_of_several_processes_has_the_longest_wait_in_the_time_of_the_one_that_came_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = [
+        (Tally(1.0, 1, 2, data_sec=9, compute_sec=4), 700.5),
+        (Tally(2.0, 2, 2, data_sec=1, compute_sec=11), 900.0),
+    ]
+    monkeypatch.setattr(loop, "gather", lambda value: parts)
     _, seen = fit_empty(1, 1, None)
-    assert (seen.rows[0]["data_sec"], seen.rows[0]["compute_sec"], seen.rows[0]["peak_gpu_mib"]) == (9, 1, 900)
-    assert seen.rows[0]["train_acc"] == 60
+    figures = {"train_loss": 0.75, "train_acc": 75, "data_sec": 9, "compute_sec": 3, "peak_gpu_mib": 900}
+    assert seen.rows == [{"epoch": 0, "lr": 0.5, **figures}]
 
 
 # --- evaluation ---

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -628,6 +629,75 @@ def test_resume_in_another_memory_format_goes_on_as_before_and_says_so(
     cut, lines = run_train(tree, tmp_path / "cut", *conv3d_models, second)
     assert f"changed since the checkpoint: train.memory_format: {formats[0]} -> {formats[1]}" in lines
     assert [row["train_loss"] for row in cut] == pytest.approx([row["train_loss"] for row in whole], rel=1e-4)
+
+
+# --- torch.compile ---
+
+
+def use_backend(monkeypatch: pytest.MonkeyPatch, backend: Any) -> None:
+    """torch.compile with a backend that compiles nothing, for what does not depend on it."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend=backend))
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_compiled_run_equals_the_one_that_is_not_and_says_how_long_compiling_took(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_backend(monkeypatch, "eager")
+    val = f"dataset.val_dataset_dir={tree}"
+    run_train(tree, tmp_path / "plain", *RUN, val)
+    _, lines = run_train(tree, tmp_path / "compiled", *RUN, val, "train.compile=true")
+    plain, compiled = (
+        read_checkpoint(tmp_path / name / "train" / "ar_model_latest.pth") for name in ("plain", "compiled")
+    )
+    for part in ("state_dict", "optimizer", "history", "rng"):
+        assert same(untimed(plain[part]), untimed(compiled[part])), part
+    (line,) = (line for line in lines if line.startswith("train.compile"))
+    assert re.fullmatch(r"train\.compile: the first step took \d+ s, nearly all of it compiling", line)
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_compiled_run_that_goes_on_from_a_plain_one_equals_the_whole_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_backend(monkeypatch, "eager")
+    whole, _ = run_train(tree, tmp_path / "whole", *RUN)
+    run_train(tree, tmp_path / "cut", *RUN, "train.num_epochs=1")
+    cut, lines = run_train(tree, tmp_path / "cut", *RUN, "train.compile=true")
+    assert untimed(cut) == untimed(whole)
+    assert "changed since the checkpoint: train.compile: False -> True" in lines
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_compile_where_it_cannot_work_is_refused_and_says_what_to_install(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    use_backend(monkeypatch, no_compiler)
+    with pytest.raises(
+        SpecError,
+        match=r"^train\.compile: the model can't be compiled here \(No working C\+\+ compiler found\); torch\.compile "
+        r"needs a C\+\+ compiler \(g\+\+\), and Triton on a GPU: install them, or set train\.compile=false$",
+    ):
+        run_train(tree, tmp_path, "train.compile=true")
+    assert status_of(tmp_path)[-1]["message"].startswith("train.compile: the model can't be compiled here")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_models")
+def test_run_compiled_by_the_real_compiler_and_stopped_in_an_epoch_equals_the_whole_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("needs a C++ compiler")
+    by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=1", "train.compile=true")
+    check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, (1, 3), *by_step)
+
+
+# --- what is refused ---
 
 
 @pytest.mark.usefixtures("tiny_models")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ from action_recognition.tasks.setting import (
     workers_here,
 )
 from action_recognition.training import checkpoint as files
+from action_recognition.training.compiling import compile_errors_told, compiled
 from action_recognition.training.distributed import Process, connected, from_first, gather, share_buffers
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
 from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
@@ -179,8 +181,9 @@ class Trainer:
         precision = Precision(self._precision(), device.type)
         self.layout = memory_format(train.memory_format, precision, self.contract.is_3d)
         optimizer = make_optimizer(self.bare_model.to(memory_format=self.layout), train.optim)
+        model = self._parallel(self.bare_model)
         return Run(
-            model=self._parallel(self.bare_model),
+            model=compiled(model) if train.compile else model,
             optimizer=optimizer,
             schedule=Schedule(optimizer, train.optim),
             scaler=precision.scaler(),
@@ -210,19 +213,20 @@ class Trainer:
 
     def fit(self) -> list[dict[str, Any]]:
         """Train to the last epoch. Whatever ends it early is noted in status.json."""
-        train = self.spec.train
-        if self.state.epoch >= train.num_epochs:
-            self.say(f"nothing to do: {self.folder} holds {self.state.epoch} finished epochs of {train.num_epochs}")
-            return self.state.history
+        train, run, state = self.spec.train, self.run, self.state
+        if state.epoch >= train.num_epochs:
+            self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}")
+            return state.history
         if self.plan.smallest_batch == 1 and not train.sync_bn:
             check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
         batches, validate = self._training_batches(), self._validation()
         clips, size = self.plan.num_clips, self.spec.dataset.batch_size * self.process.num_processes
         layout = "" if self.layout == torch.contiguous_format else ", channels last"
-        self.say(f"training in {self.run.precision.name}{layout}: {clips} clips an epoch, {size} in a batch")
+        self.say(f"training in {run.precision.name}{layout}: {clips} clips an epoch, {size} in a batch")
         self._open_folder()
         try:
-            fit(self.run, self.state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
+            with compile_errors_told() if train.compile else nullcontext():
+                fit(run, state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
         except BaseException as error:
             self.status.write("FAILURE", str(error) or type(error).__name__)
             raise
@@ -230,10 +234,10 @@ class Trainer:
             self.trace.close()
             self.bar.close()
             self.board.close()
-        self.status.write("SUCCESS", "training finished", _figures(self.state.history[-1]))
+        self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
         best = self.folder / files.BEST
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
-        return self.state.history
+        return state.history
 
     def _training_batches(self) -> Iterable[Batch]:
         dataset = self.spec.dataset
@@ -264,6 +268,7 @@ class Trainer:
     def _open_folder(self) -> None:
         done = self.state.tally  # of the epoch that a resumed run goes on with
         self.watch, self.epoch_watch = Stopwatch(), Stopwatch(done.data_sec + done.compute_sec)
+        self._is_compiling, self._computed_before = self.spec.train.compile, done.compute_sec
         self.bar = self._new_bar()
         self.board = TensorBoard(self.folder, self.process.is_first)
         trace = "trace.json" if self.process.num_processes == 1 else f"trace_rank{self.process.rank}.json"
@@ -282,6 +287,10 @@ class Trainer:
 
     def step_done(self, state: State, num_clips: int, lr: float, settle: Callable[[], None]) -> None:
         """Show progress; save where checkpoint_interval counts steps."""
+        if self._is_compiling:
+            seconds = state.tally.compute_sec - self._computed_before
+            self.say(f"train.compile: the first step took {duration(seconds)}, nearly all of it compiling")
+            self._is_compiling = False
         self.trace.step_done()
         means = state.tally.means()
         self.bar.advance(

@@ -233,8 +233,11 @@ def _over_processes(tally: Tally, device: torch.device) -> dict[str, float]:
     total, tallies = Tally(), [part for part, _ in parts]
     for part in tallies:
         total.add(part.loss, part.correct, part.clips)
-    slowest = max(tallies, key=lambda part: part.data_sec)  # the others wait for it, and count that as computing
-    times = {"data_sec": round(slowest.data_sec, 2), "compute_sec": round(slowest.compute_sec, 2)}
+    # They go in step: the one that waits longest for data holds up the others, which count that as computing. So does
+    # one that comes late from saving a checkpoint; its time is the epoch's.
+    data_sec = max(part.data_sec for part in tallies)
+    epoch_sec = min(part.data_sec + part.compute_sec for part in tallies)
+    times = {"data_sec": round(data_sec, 2), "compute_sec": round(max(0.0, epoch_sec - data_sec), 2)}
     peak = max(mib for _, mib in parts)
     return {**total.means(), **times, **({"peak_gpu_mib": peak} if peak else {})}
 
