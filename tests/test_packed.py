@@ -29,6 +29,13 @@ def test_packed_frames_come_back_bit_for_bit(path: Path) -> None:
     np.testing.assert_array_equal(folders["v"], flow[..., 1])
 
 
+def test_packed_file_that_has_been_replaced_is_read_anew(path: Path) -> None:
+    before = open_packed(path)["rgb"]
+    write_packed(path, {"rgb": noise(5, seed=3)}, "another source", "short16")
+    np.testing.assert_array_equal(open_packed(path)["rgb"], noise(5, seed=3))
+    np.testing.assert_array_equal(before, noise(5))  # as long as somebody holds it
+
+
 def test_header_of_packed_frames_says_shapes_and_source(path: Path) -> None:
     shapes: dict[str, tuple[int, ...]] = {"rgb": (5, 16, 20, 3), "u": (4, 8, 10), "v": (4, 8, 10)}
     assert read_header(path) == PackedHeader(shapes, "a source", "short16")

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -73,17 +74,23 @@ def read_header(path: str | Path) -> PackedHeader | None:
 def open_packed(path: str | Path) -> dict[str, np.ndarray]:
     """The frames by folder, uint8 (N, H, W, 3) or (N, H, W): read from the disk when they are looked at.
 
-    DataError where the file is missing, damaged or of another format.
+    They are not to be written to. DataError where the file is missing, damaged or of another format.
     """
     try:
-        with open(path, "rb") as file:
-            header = _header_of(file, path)
-            if header is None:
-                raise DataError(f"{path}: packed frames of another format than {_FORMAT}; remove the file")
-            # Not ACCESS_READ: torch warns of arrays that can't be written to. What is written stays in this process.
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        stat = os.stat(path)
+        return _mapped(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=1024)  # a clip out of a file that is mapped already takes half the time
+def _mapped(path: str | Path, state: tuple[int, ...]) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        header = _header_of(file, path)
+        if header is None:
+            raise DataError(f"{path}: packed frames of another format than {_FORMAT}; remove the file")
+        # Not ACCESS_READ: torch warns of arrays that can't be written to. What is written stays in this process.
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     arrays, start = {}, HEADER_BYTES
     for folder, shape in header.shapes.items():
         size = prod(shape)
