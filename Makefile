@@ -5,11 +5,12 @@ DEMO_DATA ?= demo
 DEMO_RESULTS ?= results/demo
 RENDER ?= --no-flow --size 72 --test-per-class 40
 TRAIN ?=
+PARTS ?=
 RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all torture lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -30,6 +31,9 @@ test: $(VENV)/.all lint
 
 test-all: $(VENV)/.all lint
 	$(RUN) -m pytest -n 2 -m "not gpu and not trt"
+
+torture: $(VENV)/.all
+	$(RUN) tools/torture.py $(PARTS)
 
 lint: $(VENV)/.all
 	$(RUN) -m ruff check .
