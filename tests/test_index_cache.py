@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tiny import MakeTree
+from tiny import BASE, MakeTree, run_train, use_tiny_models
 
 from action_recognition.config import DatasetSpec
 from action_recognition.data import index_cache
@@ -334,3 +336,32 @@ def test_the_file_holds_a_distinct_folder_once(root: Path, tmp_path: Path, disk:
         [str(root / "a"), ["video_000", "video_001", "video_002"]],
         [str(root / "b"), ["video_003", "video_004", "video_005"]],
     ]
+
+
+# --- who uses it ---
+
+
+def test_the_second_training_run_lists_no_frame_folder(
+    root: Path, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_models(monkeypatch)
+    how = (*BASE, f"dataset.cache_dir={tmp_path}", f"dataset.val_dataset_dir={root}", "train.num_epochs=1")
+    first, _ = run_train(root, tmp_path / "1", *how)
+    assert len(disk.listed) == 6
+    second, _ = run_train(root, tmp_path / "2", *how)
+    assert disk.listed == []
+    assert second[0]["train_loss"] == first[0]["train_loss"]
+
+
+@pytest.mark.parametrize("num_videos", [4000, pytest.param(240_000, marks=pytest.mark.slow)])
+def test_a_large_index_out_of_memory_takes_less_than_300_mb(tmp_path: Path, num_videos: int) -> None:
+    """On a simulated disk, in a process of its own."""
+    tool = Path(__file__).parents[1] / "tools/benchmark_index.py"
+    command = [sys.executable, str(tool), str(tmp_path), str(num_videos)]
+    first, second = (
+        json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
+        for _ in range(2)
+    )
+    assert first["videos"] == second["videos"] == num_videos
+    assert second["cpu_seconds"] < first["cpu_seconds"]
+    assert second["megabytes"] < 300

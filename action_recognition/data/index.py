@@ -9,7 +9,7 @@ disks answer slowly, but many at a time; data/index_cache.py saves most of that 
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -239,7 +239,7 @@ def _index(
         raise DataError(f"{root}: no video found; expected video files, or <video>/rgb (and u, v) folders of frames")
     video_files = [path for path, _ in candidates if is_video_file(path) and not os.path.isdir(path)]
     _check_video_files(root, video_files, modalities)
-    _check_doubles(video_files, {path for path, _ in candidates})
+    _check_doubles(video_files, candidates)
     index, is_file = Index([], class_names), set(video_files)
     index.skipped.extend((path, f"does not exist ({place})") for path, place in missing)
     folders = [folder for modality in modalities for folder in FOLDERS[modality]]
@@ -283,8 +283,9 @@ def _check_video_files(root: str | Path, paths: Sequence[str], modalities: Seque
         raise DataError(f"{root}: holds video files (such as {paths[0]}), which need PyAV: pip install av")
 
 
-def _check_doubles(video_files: Sequence[str], paths: Set[str]) -> None:
+def _check_doubles(video_files: Sequence[str], candidates: Sequence[tuple[str, int]]) -> None:
     """DataError where a video file lies beside the folder of its own frames."""
+    paths = {path for path, _ in candidates} if video_files else ()
     for path in video_files:
         folder = os.path.splitext(path)[0]
         if folder in paths:
