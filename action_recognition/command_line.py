@@ -71,13 +71,13 @@ def _read_spec(arguments: list[str], manual: str, task: str, checks: Sequence[Ch
 
 
 def _launch(script: str, arguments: list[str], num_processes: int, num_nodes: int) -> int:
-    from action_recognition.training.distributed import launch
-
     if num_nodes > 1:
         raise SpecError(
             f"num_nodes is {num_nodes}: start every machine with torchrun --nnodes={num_nodes} "
             f"--nproc-per-node={num_processes} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT {script} ..."
         )
+    from action_recognition.training.distributed import launch
+
     return launch(script, arguments, num_processes)
 
 

@@ -1,5 +1,6 @@
 """The command line of the tools: what it takes, what it says, its exit codes, and what it does not load."""
 
+import json
 import os
 import re
 import subprocess
@@ -207,16 +208,69 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import action_recognition") == []
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "inference", "export"])
-def test_a_tool_with_a_wrong_spec_ends_before_anything_heavy_is_loaded(tool: str) -> None:
+def answers(tmp_path: Path, *lines: str) -> dict[str, tuple[int, list[str]]]:
+    """{line: (exit code, heavy packages loaded so far)} of tools that run one after the other in one process."""
     program = f"""
-import runpy, sys
-sys.argv = ["tools/{tool}.py", "/no/such/spec.yaml", "model.backbone=resnet19"]
-try:
-    runpy.run_path("tools/{tool}.py", run_name="__main__")
-except SystemExit as end:
-    assert end.code == 2, end.code
-else:
-    raise AssertionError("did not end")
+import contextlib, io, json, os, runpy, sys
+found = {{}}
+for line in {lines}:
+    tool, *sys.argv[1:] = line.split()
+    sys.argv[0] = f"{REPO}/tools/{{tool}}.py"
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        found[line] = end.code or 0, [name for name in {HEAVY} if name in sys.modules]
+    sys.path.pop(0)
+print(json.dumps(found))
 """
-    assert loaded_by(program) == []
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return {line: (code, loaded) for line, (code, loaded) in json.loads(done.stdout).items()}
+
+
+def test_no_tool_loads_anything_heavy_for_its_help(tmp_path: Path) -> None:
+    tools = [path.stem for path in (REPO / "tools").glob("*.py") if not path.stem.startswith("benchmark_")]
+    assert answers(tmp_path, *(f"{tool} -h" for tool in tools)) == {f"{tool} -h": (0, []) for tool in tools}
+
+
+WRONG = {
+    **{
+        line: 2
+        for tool in ("train", "evaluate", "inference", "export")
+        for line in (
+            f"{tool} /no/such/spec.yaml",
+            f"{tool} broken.yaml",
+            f"{tool} {tool}.no_such_key=1",
+            f"{tool} model.backbone=resnet19 dataset.cache_dir=broken.yaml/x",
+            f"{tool} {tool}.checkpoint=nowhere.pth",
+            f"{tool} stray words",
+        )
+    },
+    "train dataset.train_dataset_dir=nowhere": 2,
+    "train dataset.train_dataset_dir=data train.num_gpus=2 train.num_nodes=2": 2,
+    "preprocess nowhere out": 1,
+    "dataset check nowhere": 1,
+    "dataset count": 2,
+    "make_demo_data out --size 5": 2,
+    "build_engine x.onnx --opt-batch 99": 2,
+    "build_engine x.onnx --device gpu": 2,
+    "build_engine nowhere.onnx": 1,
+    "bundle triton x": 2,
+    "bundle check nowhere": 1,
+    "trt_inference --trt_engine nowhere.onnx": 2,
+    "trt_inference --trt_engine nowhere.plan --input_images_folder data --device cpu": 1,
+    "verify x.pth": 2,
+    "verify nowhere.pth nowhere.onnx --data data": 1,
+    "ut_interaction": 2,
+    "torture --no-such-option": 2,
+    "benchmark --no-such-option": 2,
+}
+
+
+def test_no_tool_loads_anything_heavy_to_say_what_is_wrong_with_what_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("model: [rgb\n")
+    (tmp_path / "data/walk/video.mp4").mkdir(parents=True)
+    (tmp_path / "x.onnx").touch()
+    assert answers(tmp_path, *WRONG) == {line: (code, []) for line, code in WRONG.items()}

@@ -74,6 +74,9 @@ def verdict(finding: "Finding") -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Print the figures. Returns the exit code."""
+    missing = [str(path) for path in (options.checkpoint, *options.models, options.data) if not Path(path).exists()]
+    if missing:  # told before torch is loaded
+        raise UserError(f"no such file or folder: {', '.join(missing)}")
     from action_recognition.deploy.deepstream_check import APP_FILE, PREPROCESS_FILE
     from action_recognition.deploy.deepstream_files import read_frame_size, read_preprocess
     from action_recognition.tasks.verify import DeepStream, verify

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from action_recognition.errors import DataError, UserError
+
+if TYPE_CHECKING:  # loaded with the first frame, as those who only ask for SUFFIXES are in a hurry
+    import numpy as np
 
 SUFFIXES = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 MAX_STILL_SEC = 60.0  # a gap between two time stamps that is longer is taken for a fault, not for a still picture
@@ -30,7 +31,7 @@ class Damage:
     fps: float = 0.0
 
 
-def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> Iterator[np.ndarray]:
+def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> Iterator["np.ndarray"]:
     """The frames of a video file, uint8 RGB (H, W, 3), upright, one at a time; memory does not grow with its length.
 
     A packet that can't be decoded is counted in `damage` and left out. With `fps` frames are repeated or left out so
@@ -69,9 +70,13 @@ def load_av(source: str | Path) -> Any:
     return av
 
 
-def upright(frame: np.ndarray, rotation: int) -> np.ndarray:
+def upright(frame: "np.ndarray", rotation: int) -> "np.ndarray":
     """A frame turned by the file's rotation, in degrees counter-clockwise (multiples of 90)."""
-    return np.ascontiguousarray(np.rot90(frame, round(rotation / 90) % 4)) if rotation else frame
+    if not rotation:
+        return frame
+    import numpy as np
+
+    return np.ascontiguousarray(np.rot90(frame, round(rotation / 90) % 4))
 
 
 def at_rate(frames: Iterator[Any], fps: float, own_fps: float) -> Iterator[Any]:

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -220,6 +219,8 @@ def _listed(folder: str | Path, names_in: Callable[[str | Path], list[str]]) -> 
 
 def _in_threads(look: Callable[[_Item], _Found], items: Sequence[_Item], at_once: int = 256) -> list[_Found]:
     """`look` of each item, in their order. Each thread takes `at_once` items at a time."""
+    from concurrent.futures import ThreadPoolExecutor  # not needed for -h, and slow to load
+
     parts = [items[i : i + at_once] for i in range(0, len(items), at_once)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return list(chain.from_iterable(pool.map(lambda part: [look(item) for item in part], parts)))
