@@ -4,12 +4,13 @@ Nothing in the pixels tells the encodings apart, and a model that was trained on
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from action_recognition.data.index import Index
+from action_recognition.data.index import Index, in_threads
 from action_recognition.errors import DataError
 
 FLOW_RECORD = "flow.json"
@@ -21,25 +22,25 @@ def checked_flow(index: Index, flow_encoding: str, said_by: str) -> Index:
 
     `said_by` names what asks for `flow_encoding`, a spec key or a checkpoint. DataError where a record contradicts it.
     """
-    folders = [Path(video.path) for video in index.videos if "u" in video.files]
-    records = {folder: record for folder in folders if (record := _read(folder / FLOW_RECORD)) is not None}
-    for folder, (_, encoding) in records.items():
+    paths = [os.path.join(video.path, FLOW_RECORD) for video in index.videos if "u" in video.files]
+    records = {path: record for path, record in zip(paths, in_threads(_read, paths), strict=True) if record is not None}
+    for path, (_, encoding) in records.items():
         if encoding != flow_encoding:
             raise DataError(
-                f"{folder / FLOW_RECORD}: u and v are in the encoding {encoding!r}, and {said_by} takes "
+                f"{path}: u and v are in the encoding {encoding!r}, and {said_by} takes "
                 f"{flow_encoding!r}; make them again with tools/preprocess.py --encoding {flow_encoding}"
             )
     notes = [
-        *_on_missing(len(folders) - len(records), flow_encoding, said_by),
+        *_on_missing(len(paths) - len(records), flow_encoding, said_by),
         *_on_methods(m for m, _ in records.values()),
     ]
     return replace(index, notes=index.notes + notes)
 
 
-def _read(path: Path) -> tuple[str, str] | None:
+def _read(path: str) -> tuple[str, str] | None:
     """The method (with its preset) and the encoding, or None where there is no record."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(Path(path).read_text())
         return " ".join(str(part) for part in (record["method"], record.get("preset")) if part), str(record["encoding"])
     except FileNotFoundError:
         return None

@@ -178,7 +178,7 @@ def _in_class_folders(root: str | Path, class_names: Sequence[str]) -> list[tupl
     candidates = []
     labels = [label for label, name in enumerate(class_names) if name in set(present)]
     folders = [str(Path(root, class_names[label])) for label in labels]
-    names_of_all = _in_threads(lambda folder: _listed(folder, videos_in), folders, at_once=1)
+    names_of_all = in_threads(lambda folder: _listed(folder, videos_in), folders, at_once=1)
     for label, folder, names in zip(labels, folders, names_of_all, strict=True):
         if not names:
             raise DataError(f"{folder}: the class folder holds no video; add videos or remove it")
@@ -210,20 +210,20 @@ def stop_if_too_many(skipped: Sequence[tuple[str, str]], num_videos: int, what: 
         )
 
 
-def _listed(folder: str | Path, names_in: Callable[[str | Path], list[str]]) -> list[str]:
-    try:
-        return names_in(folder)
-    except OSError as error:
-        raise DataError(f"{folder}: can't be listed ({error.strerror})") from error
-
-
-def _in_threads(look: Callable[[_Item], _Found], items: Sequence[_Item], at_once: int = 256) -> list[_Found]:
+def in_threads(look: Callable[[_Item], _Found], items: Sequence[_Item], at_once: int = 256) -> list[_Found]:
     """`look` of each item, in their order. Each thread takes `at_once` items at a time."""
     from concurrent.futures import ThreadPoolExecutor  # not needed for -h, and slow to load
 
     parts = [items[i : i + at_once] for i in range(0, len(items), at_once)]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return list(chain.from_iterable(pool.map(lambda part: [look(item) for item in part], parts)))
+
+
+def _listed(folder: str | Path, names_in: Callable[[str | Path], list[str]]) -> list[str]:
+    try:
+        return names_in(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be listed ({error.strerror})") from error
 
 
 def _index(
@@ -254,7 +254,7 @@ def _index(
             return found
         return seen.get(found) or seen.setdefault(found, dict(zip(folders, found, strict=False)))
 
-    for (path, label), files in zip(candidates, _in_threads(look, candidates), strict=True):
+    for (path, label), files in zip(candidates, in_threads(look, candidates), strict=True):
         if isinstance(files, str):
             index.skipped.append((path, files))
         else:
