@@ -10,7 +10,7 @@ RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all torture lint clean
+.PHONY: demo test test-all torture bench lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -34,6 +34,9 @@ test-all: $(VENV)/.all lint
 
 torture: $(VENV)/.all
 	$(RUN) tools/torture.py $(PARTS)
+
+bench: $(VENV)/.all
+	$(RUN) tools/benchmark.py all
 
 lint: $(VENV)/.all
 	$(RUN) -m ruff check .

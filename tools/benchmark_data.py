@@ -3,7 +3,7 @@
 Ours goes through what the tools use: the datasets and loaders of action_recognition/data, and deploy's window.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,3 @@ def _copy(videos: Sequence[Video], contract: Contract, num_clips: int) -> int:
             start, top = i % (len(frames) - length + 1), i % (frames.shape[1] - height + 1)
             batch[k] = frames[start : start + length, top : top + height, top : top + width]
     return num_clips
-
-
-SUBCOMMANDS: Mapping[str, Callable[[Spec, Path | None, int], Result]] = {
-    "data": data,
-    "evaluate": evaluate,
-    "infer": infer,
-}

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.transform import short_side_to
@@ -124,7 +125,7 @@ def _fitted(image: Image.Image, contract: Contract) -> Image.Image:
     return image.crop((left, top, left + contract.width, top + contract.height))
 
 
-def _normalised(images: list[Image.Image], contract: Contract) -> torch.Tensor:
+def _normalised(images: list[Image.Image], contract: Contract) -> Tensor:
     """(C, T, H, W) float32: an array of all frames, that as a tensor in 0..1, then mean and std of each channel."""
     frames = np.array([np.array(image) for image in images])  # T H W C
     clip = torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous().float().div(255)
@@ -132,3 +133,23 @@ def _normalised(images: list[Image.Image], contract: Contract) -> torch.Tensor:
     for channel, mean, std in zip(clip, stream.mean, stream.std, strict=True):
         channel.sub_(mean).div_(std)
     return clip
+
+
+# --- training steps ---
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with torch's defaults."""
+    return torch.optim.SGD(model.parameters(), 5e-4, momentum=0.9, weight_decay=5e-4)
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, clips: torch.Tensor, labels: torch.Tensor
+) -> float:
+    """A step in fp32 on clips that lie as NCDHW; the loss is read at once."""
+    device = next(model.parameters()).device
+    loss = nn.functional.cross_entropy(model.train()(clips.to(device)), labels.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
