@@ -56,20 +56,24 @@ def _in_a_process(folder: str, num_videos: int) -> Cost:
 def simulated_disk(num_videos: int) -> Iterator[None]:
     """A disk with ROOT: classes of as many videos, each with 20 to 99 frames in rgb. All else is the real one."""
     scandir, stat = os.scandir, os.stat
-    classes = [f"class_{label:03d}" for label in range(NUM_CLASSES)]
     videos = [f"{number * 2654435761 % 2**32:08x}_{number:06d}" for number in range(num_videos // NUM_CLASSES)]
-    folder = SimpleNamespace(st_mode=0o40755, st_mtime_ns=10**18, st_ctime_ns=10**18)
+    levels = [[f"class_{label:03d}" for label in range(NUM_CLASSES)], videos, ["rgb"]]
+    folders = [[_Entry(name, True) for name in level] for level in levels]  # made before anything is measured
+    times = SimpleNamespace(st_mode=0o40755, st_mtime_ns=10**18, st_ctime_ns=10**18)
 
     def simulated_scandir(path: Any) -> Any:
         _, is_ours, inside = os.fspath(path).partition(ROOT)
         if not is_ours:
             return scandir(path)
         depth = inside.count("/")
-        images = [f"{number:06d}.jpg" for number in range(20 + crc32(inside.encode()) % 80)] if depth == 3 else []
-        return _Entries(iter([_Entry(name, depth < 3) for name in (classes, videos, ["rgb"], images)[depth]]))
+        if depth < len(folders):
+            return _Entries(iter(folders[depth]))
+        return _Entries(_Entry(f"{number:06d}.jpg", False) for number in range(20 + crc32(inside.encode()) % 80))
 
-    def simulated_stat(path: Any, **options: Any) -> Any:
-        return folder if type(path) is str and path.startswith(ROOT) else stat(path, **options)
+    def simulated_stat(path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> Any:
+        if type(path) is str and path.startswith(ROOT):
+            return times
+        return stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
     with patch("os.scandir", simulated_scandir), patch("os.stat", simulated_stat):
         yield

@@ -3,8 +3,8 @@
 In: the dataset section of a spec, the root of a data set, and the function that makes its index. Out: the same index,
 to the last name. Class folders are always listed; a frame folder is taken to hold what it held while its times are what
 they were, since adding, removing or renaming a file changes them. That is one question to the disk for a folder, in
-place of all of its names. For 240,000 videos on a disk that answers at once it took 1.5 to 2.1 s and 165 MB of memory,
-where listing every folder took 30 s (tools/benchmark_index.py, one busy core).
+place of all of its names. For 240,000 videos on a disk that answers at once it took 1.5 to 1.8 s and 165 MB of memory,
+where listing every folder took 36 s (tools/benchmark_index.py, CPU time of a busy core).
 
 One file a root, in the folder of the frame cache: a checksum, then lines of JSON. A file that is damaged or of another
 format is made anew. Small roots have none: listing them takes no time.
