@@ -220,8 +220,8 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e6:.0f} MB"
 
 
-WHAT_CHANGES = """Gradients: a ring sends and receives 2 (n - 1) / n times the float32 weights at each step of 16 clips a
-GPU. The index: measured for 240,000 videos, in proportion for more; a real disk adds its answers.
+WHAT_CHANGES = """Gradients: a ring sends and receives 2 (n - 1) / n times the float32 weights at each step of 16 clips
+a GPU. The index: measured for 240,000 videos, in proportion for more; a real disk adds its answers.
 
 ## What would have to change
 
