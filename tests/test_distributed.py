@@ -6,18 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from tiny import MakeTree, run_evaluate, run_infer, run_train, save_sigmoid_model, spec_of, use_tiny_models
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.nn.parallel import DistributedDataParallel
 
 from action_recognition.config import OptimSpec
 from action_recognition.data.loader import Batch, TrainingPlan
@@ -32,6 +33,7 @@ from action_recognition.training.distributed import (
     from_first,
     gather,
     launch,
+    parallel,
     share_buffers,
 )
 from action_recognition.training.loop import Run, State, train_one_epoch
@@ -187,13 +189,68 @@ def steps(rank: int, num_processes: int, num_clips: int, batch_size: int) -> dic
             ids, weights = [0], torch.zeros(1)
         batches.append(Batch({"x": x[ids]}, labels[ids], weights, ids, [str(i) for i in ids]))
     bare = Normed()
-    model = DistributedDataParallel(bare) if num_processes > 1 else bare
+    model = parallel(bare, CPU)
     spec, precision = OptimSpec(lr=0.1, momentum=0.9), Precision("fp32", "cpu")
     optimizer = torch.optim.SGD(model.parameters(), spec.lr, spec.momentum)
     schedule = Schedule(optimizer, spec)
     run = Run(model, optimizer, schedule, precision.scaler(), precision, lambda inputs: [inputs["x"]], CPU)
     train_one_epoch(run, State(), plan, batches, Nothing())
     return {name: entry.clone() for name, entry in bare.state_dict().items()}
+
+
+class SlowBackward(torch.autograd.Function):
+    """The identity; its backward pass takes SLOW_SEC and notes when."""
+
+    spans: ClassVar[list[tuple[float, float]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        start = time.perf_counter()
+        time.sleep(SLOW_SEC)
+        SlowBackward.spans.append((start, time.perf_counter()))
+        return gradient
+
+
+SLOW_SEC = 1.0
+
+
+class SlowInTheMiddle(nn.Module):
+    """Two layers, whose backward pass takes its time between the last one and the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 500_000)  # of one bucket, and of more than one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(SlowBackward.apply(self.first(x)))  # type: ignore[no-untyped-call]
+
+
+def exchange_beside_backward() -> dict[str, list[float]]:
+    """When the buckets of a step left for the other process and were back, in seconds since its slow part began."""
+    model, left, back = parallel(SlowInTheMiddle(), CPU), list[float](), list[float]()
+
+    def exchange(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        left.append(time.perf_counter())
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+
+        def arrived(future: torch.futures.Future[Any]) -> Tensor:
+            back.append(time.perf_counter())
+            return future.value()[0]
+
+        return work.get_future().then(arrived)
+
+    model.register_comm_hook(None, exchange)  # type: ignore[operator]
+    for _ in range(2):  # the first step finds out in which order gradients come
+        left.clear()
+        back.clear()
+        dist.barrier()
+        model(torch.ones(1, 4)).sum().backward()
+    start, _ = SlowBackward.spans[-1]
+    return {"left": [t - start for t in left], "back": [t - start for t in back]}
 
 
 def work_of_two(rank: int, folder: Path, tree: Path, ports: list[str]) -> dict[str, Any]:
@@ -205,6 +262,7 @@ def work_of_two(rank: int, folder: Path, tree: Path, ports: list[str]) -> dict[s
         found["gathered"], found["first"] = gather(rank * 10), from_first(rank + 5)
         found["seeds"] = (seed_everything(-1, rank), seed_everything(7, rank))
         found["steps"] = {num_clips: steps(rank, 2, num_clips, 4) for num_clips in (24, 17)}
+        found["exchange"] = exchange_beside_backward()
         norm = nn.BatchNorm1d(1)
         norm.running_mean.fill_(rank + 1)
         share_buffers(norm)
@@ -247,6 +305,13 @@ def test_seed_below_0_is_drawn_once_for_all_processes(two: Two) -> None:
     assert first == second
     assert first[0] >= 0
     assert first[1] == 7
+
+
+def test_gradients_are_exchanged_while_the_backward_pass_goes_on(two: Two) -> None:
+    for answer in two[0]:
+        left, back = answer["exchange"]["left"], answer["exchange"]["back"]
+        assert len(left) == len(back) >= 2
+        assert min(left) < 0 < min(back) < SLOW_SEC <= max(left)  # out and back, before the last ones leave
 
 
 @pytest.mark.parametrize("num_clips", [24, 17])

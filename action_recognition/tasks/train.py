@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from action_recognition.clip.contract import CHANNELS, Contract
 from action_recognition.config import Spec, to_plain
@@ -51,7 +50,7 @@ from action_recognition.tasks.setting import (
 )
 from action_recognition.training import checkpoint as files
 from action_recognition.training.compiling import compile_errors_told, compiled
-from action_recognition.training.distributed import Process, connected, from_first, gather, share_buffers
+from action_recognition.training.distributed import Process, connected, from_first, gather, parallel, share_buffers
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
 from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
 from action_recognition.training.optim import (
@@ -204,10 +203,8 @@ class Trainer:
         if self.spec.train.sync_bn:
             if device.type != "cuda":
                 raise SpecError(f"train.sync_bn: works on GPUs only, and this run is on {device.type}; set it to false")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if self.process.num_processes == 1:
-            return model
-        return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # makes the host wait for the GPU at each layer
+        return parallel(model, device)
 
     # --- the run ---
 

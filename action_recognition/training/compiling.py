@@ -11,10 +11,11 @@ from action_recognition.errors import SpecError
 
 
 def compiled(model: nn.Module) -> Any:
-    """`model` as it is called in training; the first call compiles it, and the first of another batch size again.
+    """`model` as it is called in training; the first call compiles it, and the first of another batch size once more.
 
-       The weights stay those of `model`.
-    A DistributedDataParallel is compiled as a whole: torch cuts it where the gradients are exchanged.
+    The weights stay those of `model`. A DistributedDataParallel is compiled as a whole: torch cuts it where gradients
+    are exchanged. It is for GPUs: on a CPU, 5 minutes of compiling leave a step of a 3D ResNet-18 in fp32 as long as it
+    was (16x112x112, one core).
     """
     return torch.compile(model)
 

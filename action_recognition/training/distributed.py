@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from action_recognition.errors import SpecError, UserError
 from action_recognition.machine import num_cores, place, under_torchrun
@@ -21,6 +22,9 @@ from action_recognition.machine import num_cores, place, under_torchrun
 # An error that befalls all processes is the first one's to tell, and one that a process has from losing another is
 # nobody's: the launcher ends the processes that wait as soon as it sees the end of one. Under load that takes seconds.
 _TURN_SEC = 15.0
+
+# Buffers are the running statistics of batch norms, which training does not read; share_buffers does when they matter.
+DDP_OPTIONS: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,13 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model`, with its gradients averaged over the processes in each backward pass; alone, the model itself."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return model
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None, **DDP_OPTIONS)
 
 
 def share_buffers(model: nn.Module) -> None:
