@@ -82,7 +82,7 @@ def test_extract_writes_every_frame_exactly(job: Job, video: Callable[..., None]
     outcome = extract(job, RGB)
     assert outcome.line() == {
         "video": "a/x", "source": str(job.source), "frames": 5, "width": 6, "height": 4, "fps": 29.97, "flow": None,
-        "preset": None, "encoding": None, "packets_skipped": 2, "error": None,
+        "preset": None, "encoding": None, "packets_skipped": 2, "frames_patched": 0, "error": None,
     }  # fmt: skip
     assert everything_below(job.target) == ["preprocess.json", *(f"rgb/00000{i}.png" for i in range(5))]
     for i, frame in enumerate(FRAMES):

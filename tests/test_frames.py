@@ -8,6 +8,7 @@ import pytest
 from lossless import noise, write_lossless
 from PIL import Image
 
+from action_recognition.clip import image
 from action_recognition.clip.video import Damage, read_video
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import FrameFiles, Video, index_classes
@@ -56,8 +57,8 @@ def test_read_keeps_detail_exact(video: Video) -> None:
 
 
 def test_read_decodes_an_image_once_however_often_its_id_occurs(video: Video, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, open_image = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(Path(path).name) or open_image(path))
+    opened, open_image = [], image.open_image
+    monkeypatch.setattr(image, "open_image", lambda path: opened.append(Path(path).name) or open_image(path))
     read(video, "rgb", np.array([5, 1, 5, 1, 1, 5]))
     assert opened == ["000001.png", "000005.png"]
 

@@ -140,8 +140,9 @@ def report(outcomes: list[Outcome], target: Path) -> None:
     for outcome in sorted(outcomes, key=lambda o: o.video):
         if outcome.error:
             sys.stderr.write(f"left out: {outcome.error}\n")
-        elif outcome.packets_skipped:
-            print(f"{outcome.source}: {outcome.packets_skipped} damaged packets skipped")
+        elif outcome.packets_skipped or outcome.frames_patched:
+            print(f"{outcome.source}: {outcome.packets_skipped} damaged packets skipped, "
+                  f"{outcome.frames_patched} frames made up in part")  # fmt: skip
     made = [o for o in outcomes if not o.error and not o.was_there]
     num_bad, were_there = sum(bool(o.error) for o in outcomes), sum(o.was_there for o in outcomes)
     frames = sum(o.frames for o in made)

@@ -13,6 +13,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from action_recognition.clip.image import MAX_PIXELS
 from action_recognition.errors import DataError, UserError
 
 if TYPE_CHECKING:  # loaded with the first frame, as those who only ask for SUFFIXES are in a hurry
@@ -25,17 +26,22 @@ _DEFAULT_FPS = 25.0
 
 @dataclass
 class Damage:
-    """What became known of a file while it was read: packets left out, and its frame rate (0: it does not say)."""
+    """What became known of a file while it was read.
+
+    Packets left out, frames of which the decoder had to make up a part, and the frame rate (0: it does not say).
+    """
 
     packets_skipped: int = 0
+    frames_patched: int = 0
     fps: float = 0.0
 
 
 def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> Iterator["np.ndarray"]:
     """The frames of a video file, uint8 RGB (H, W, 3), upright, one at a time; memory does not grow with its length.
 
-    A packet that can't be decoded is counted in `damage` and left out. With `fps` frames are repeated or left out so
-    that as many come in each second. DataError where the file is no video, is cut off, or gives no frame at all.
+    A packet that can't be decoded is counted in `damage` and left out; a frame that is decoded in part, too, and given.
+    With `fps` frames are repeated or left out so that as many come in each second. DataError where the file is no
+    video, is cut off, has frames of more than MAX_PIXELS, or gives no frame at all.
     """
     av = load_av(path)
     _check_whole(Path(path))
@@ -47,6 +53,8 @@ def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> It
             if not container.streams.video:
                 raise DataError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
+            _check_size(path, stream.codec_context.width, stream.codec_context.height)
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the stream may say other than the header
             stream.thread_type = "NONE"  # at these sizes one thread a video, many videos at once, is the fastest
             damage.fps = float(stream.average_rate or 0)
             frames = _decode(container, stream, damage)
@@ -120,7 +128,13 @@ def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
         except av.FFmpegError:
             damage.packets_skipped += 1
             continue
+        damage.frames_patched += sum(frame.is_corrupt for frame in frames)
         yield from frames
+
+
+def _check_size(path: str | Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: has frames of {width} x {height} pixels; up to {MAX_PIXELS:,} pixels are read")
 
 
 def _check_whole(path: Path) -> None:

@@ -100,6 +100,8 @@ def check_video(video: Found, clip_length: int = 1) -> Finding:
     suspicions = [*_wrong_counts(counts, num_frames, clip_length), *_dull_pictures(pictures)]
     if damage.packets_skipped:
         suspicions.append(f"{damage.packets_skipped} damaged packets had to be left out")
+    if damage.frames_patched:
+        suspicions.append(f"{damage.frames_patched} frames are damaged, and made up in part")
     return Finding(video, num_frames, "", tuple(suspicions), digest)
 
 

@@ -62,6 +62,7 @@ class Outcome:
     preset: str | None = None
     encoding: str | None = None
     packets_skipped: int = 0
+    frames_patched: int = 0
     error: str | None = None
     was_there: bool = field(default=False, compare=False)
 
@@ -178,6 +179,7 @@ def _write_images(
         preset=settings.preset,
         encoding=settings.encoding if flow else None,
         packets_skipped=damage.packets_skipped,
+        frames_patched=damage.frames_patched,
     )
     return outcome, resolution
 
