@@ -32,8 +32,6 @@ from action_recognition.training.distributed import DDP_OPTIONS
 WAYS: dict[str, dict[str, Any]] = {
     "ours": DDP_OPTIONS,
     "torch's defaults": {},
-    "no broadcast of buffers": {"broadcast_buffers": False},
-    "gradients as views of buckets": {"gradient_as_bucket_view": True},
     "buckets of 10 MB": {"bucket_cap_mb": 10},
     "buckets of 100 MB": {"bucket_cap_mb": 100},
     "static graph": {"static_graph": True},
@@ -82,17 +80,17 @@ def steps_of(model: nn.Module, is_exchanging: bool) -> Callable[[], float]:
     return step
 
 
-def process(rank: int, folder: Path, rounds: int) -> None:
+def process(rank: int, folder: Path, ways: Mapping[str, dict[str, Any]], rounds: int) -> None:
     """One of the two: every way in turn, `rounds` times. The first process leaves the seconds in a file."""
     os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(0)
     bare = build_model(ModelSpec(model_type="rgb", input_type="3d", dropout_ratio=0.0), 5)
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    hidden: dict[str, list[float]] = {name: [] for name in WAYS}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    hidden: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, options in WAYS.items():
+        for name, options in ways.items():
             model = DistributedDataParallel(bare, **options)
             exchange = Exchange()
             model.register_comm_hook(None, exchange.run)
@@ -110,10 +108,10 @@ def process(rank: int, folder: Path, rounds: int) -> None:
     dist.destroy_process_group()
 
 
-def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def measure(ways: Mapping[str, dict[str, Any]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """For each way: the median seconds of a step, and the median share of the exchange that was hidden."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(process, (Path(folder), rounds), nprocs=2)
+        mp.spawn(process, (Path(folder), ways, rounds), nprocs=2)
         seconds, hidden = json.loads(Path(folder, "seconds.json").read_text())
     return _medians(seconds), _medians(hidden)
 
@@ -128,7 +126,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="times that each way has its turn (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, as the last line")
     options = parser.parse_args()
-    seconds, hidden = measure(options.rounds)
+    seconds, hidden = measure(WAYS, options.rounds)
     rates = {name: CLIPS / took for name, took in seconds.items()}
     rows = []
     print("| gradients exchanged with | clips/s a process | of the rate without exchange | hidden |\n|---|---|---|---|")

@@ -23,8 +23,9 @@ from action_recognition.machine import num_cores, place, under_torchrun
 # nobody's: the launcher ends the processes that wait as soon as it sees the end of one. Under load that takes seconds.
 _TURN_SEC = 15.0
 
-# Buffers are the running statistics of batch norms, which training does not read; share_buffers does when they matter.
-DDP_OPTIONS: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+# Views save a second copy of all gradients. Buckets stay at torch's 25 MB: with those of 10 or 25 MB about 90 % of the
+# exchange takes place during the backward pass, of 100 MB 50 to 80 % (two CPU processes; tools/benchmark_ddp.py).
+DDP_OPTIONS: dict[str, Any] = {"gradient_as_bucket_view": True}
 
 
 @dataclass(frozen=True)
