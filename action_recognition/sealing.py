@@ -31,7 +31,7 @@ HOW_TO_GIVE_A_KEY = f"set {ENVIRONMENT} in the environment, or encryption_key in
 
 _HEADER = struct.Struct(">8sBBBBI16s7s")  # magic, version, log2 N, r, p, bytes in a piece, salt, start of the nonces
 _TAG_BYTES = 16
-_MAX_LOG2_COST, _R, _P = 20, 8, 1  # a header that asks for more than 1 GiB of memory is damaged, or made for harm
+_MAX_LOG2_COST, _R, _P = 17, 8, 1  # a header that asks for more than 128 MiB of memory is damaged, or made for harm
 
 
 def seal(content: bytes, key: str) -> bytes:

@@ -21,6 +21,11 @@ from action_recognition.sealing import TAO_ENCRYPTED, is_sealed_file, unseal_fil
 ACCEPTED = "a checkpoint of this package or of TAO (.pth), or a state dict saved by torch.save"
 # What wrappers put in front of every name: TAO's Lightning module, DistributedDataParallel, torch.compile.
 PREFIXES = ("model.", "module.", "_orig_mod.")
+# What PyTorch lets a file call that takes memory by a number alone, or spreads a tensor out. State dicts need none of it.
+_MAKES_MEMORY = re.compile(
+    rb"c(__builtin__|builtins)\nbytearray\n|ctorch[.\w]*\n\w*Tensor\n"
+    rb"|ctorch\._utils\n_rebuild_(device_tensor_from_\w+|nested_tensor|wrapper_subclass)\n"
+)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
 
 
@@ -36,9 +41,14 @@ def read_file(path: str | os.PathLike[str], key: str | None = None) -> Any:
         raise CheckpointError(f"{path}: {found}; accepted: {ACCEPTED}")
     source = io.BytesIO(unseal_file(path, key)) if is_sealed_file(path) else path
     try:
+        if asked := _MAKES_MEMORY.search(_pickled(source)):
+            found = b".".join(asked[0].split()).decode()[1:]
+            raise CheckpointError(f"{path}: asks for memory of its own making: refused ({found}). Accepted: {ACCEPTED}")
         # Only the zip format can be mapped; the published I3D files are older than it.
         mappable = source is path and zipfile.is_zipfile(path)
         content = torch.load(source, map_location="cpu", weights_only=True, mmap=mappable)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{path}: {_why_unreadable(path, error)}") from error
     if isinstance(content, dict) and _is_encrypted(content):
@@ -71,6 +81,19 @@ def checked_state_dict(where: str, entries: object) -> Mapping[str, Tensor]:
 def some_names(names: list[str]) -> str:
     """The first few names, and how many more there are."""
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def _pickled(source: Path | io.BytesIO) -> bytes:
+    """All that is pickled in a file of PyTorch; of one older than the zip format, the whole file.
+
+    BadZipFile where the parts are compressed: PyTorch never does that, and a part may then be of any size.
+    """
+    if not zipfile.is_zipfile(source):
+        return source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    with zipfile.ZipFile(source) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise zipfile.BadZipFile("compressed")
+        return b"".join(archive.read(part) for part in archive.infolist() if part.filename.endswith(".pkl"))
 
 
 def _is_encrypted(content: dict[Any, Any]) -> bool:

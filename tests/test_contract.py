@@ -69,7 +69,7 @@ def test_contract_says_its_lengths_and_modalities() -> None:
         ("smaller_edge", 111, "smaller_edge 111 is smaller than the 112 x 96 that is cropped from it"),
         ("sample_rate", True, "sample_rate must be a whole number >= 1, got True"),
         ("center_crop", 1, "center_crop must be true or false, got 1"),
-        ("class_names", [], r"class_names must be a list of names, got '\[\]'"),
+        ("class_names", [], r"class_names must be a list of names, got \[\]"),
         ("class_names", ["a", 1], "class_names must be a list of names"),
         ("class_names", "ab", "class_names must be a list of names, got 'ab'"),
         ("streams", [1], "streams: must be a mapping with rgb, of, got list"),

@@ -8,10 +8,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from reprlib import repr as shown  # cut in width and depth: what came out of a pickle may have no end
 from typing import Any
 
 CHANNELS = {"rgb": 3, "of": 2}
 MODALITIES = {"rgb": ("rgb",), "of": ("of",), "joint": ("rgb", "of")}
+_LARGEST = 16384  # pixels or frames; what a file says of itself must not decide how much memory it takes
 _CHOICES = {
     "model_type": tuple(MODALITIES),
     "input_type": ("2d", "3d"),
@@ -72,15 +74,15 @@ def contract_from_plain(plain: object) -> Contract:
     values = _mapping(plain, "contract", [f.name for f in fields(Contract)])
     for name, accepted in _CHOICES.items():
         if values[name] not in accepted:
-            raise ValueError(f"contract: {name} {values[name]!r} is not one of {', '.join(accepted)}")
+            raise ValueError(f"contract: {name} {shown(values[name])} is not one of {', '.join(accepted)}")
     for name in ("height", "width", "smaller_edge", "sample_rate"):
-        _check_positive(name, values[name])
+        _check_size(name, values[name])
     if not isinstance(values["center_crop"], bool):
-        raise ValueError(f"contract: center_crop must be true or false, got {values['center_crop']!r}")
+        raise ValueError(f"contract: center_crop must be true or false, got {shown(values['center_crop'])}")
     _check_crop(values)
     names = values["class_names"]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"contract: class_names must be a list of names, got {str(names)[:80]!r}")
+        raise ValueError(f"contract: class_names must be a list of names, got {shown(names)}")
     modalities = MODALITIES[values["model_type"]]
     streams = _mapping(values["streams"], "contract: streams", list(modalities))
     values["streams"] = {m: _stream_from_plain(m, streams[m]) for m in modalities}
@@ -89,12 +91,12 @@ def contract_from_plain(plain: object) -> Contract:
 
 def _stream_from_plain(modality: str, plain: object) -> Stream:
     values = _mapping(plain, f"contract: {modality}", [f.name for f in fields(Stream)])
-    _check_positive(f"{modality} num_frames", values["num_frames"])
+    _check_size(f"{modality} num_frames", values["num_frames"])
     for name in ("mean", "std"):
         numbers = values[name]
         right = isinstance(numbers, list) and len(numbers) == CHANNELS[modality]
-        if not right or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-            raise ValueError(f"contract: {modality} {name} must be {CHANNELS[modality]} numbers, got {numbers!r}")
+        if not right or not all(isinstance(x, int | float) and abs(x) < math.inf for x in numbers):
+            raise ValueError(f"contract: {modality} {name} must be {CHANNELS[modality]} numbers, got {shown(numbers)}")
     if min(values["std"]) <= 0:
         raise ValueError(f"contract: {modality} std must be > 0, got {values['std']!r}")
     return Stream(values["num_frames"], tuple(values["mean"]), tuple(values["std"]))
@@ -105,7 +107,7 @@ def _mapping(plain: object, what: str, names: list[str]) -> dict[str, Any]:
     if not isinstance(plain, Mapping):
         raise ValueError(f"{what}: must be a mapping with {', '.join(names)}, got {type(plain).__name__}")
     if set(plain) != set(names):
-        raise ValueError(f"{what}: must have {', '.join(names)}, got {', '.join(map(str, plain))}")
+        raise ValueError(f"{what}: must have {', '.join(names)}, got {', '.join(map(_name, plain))}")
     return dict(plain)
 
 
@@ -117,6 +119,12 @@ def _check_crop(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_positive(name: str, value: object) -> None:
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else type(key).__name__
+
+
+def _check_size(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"contract: {name} must be a whole number >= 1, got {value!r}")
+        raise ValueError(f"contract: {name} must be a whole number >= 1, got {shown(value)}")
+    if value > _LARGEST:
+        raise ValueError(f"contract: {name} must be at most {_LARGEST}, got {shown(value)}")

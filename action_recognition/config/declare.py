@@ -12,6 +12,8 @@ from typing import Any, Union, get_args, get_origin
 
 from action_recognition.errors import SpecError
 
+MAX_LISTED = 100
+
 
 @dataclass(frozen=True)
 class Check:
@@ -159,7 +161,7 @@ class Problem:
 
 
 class SpecProblems(SpecError):
-    """All problems of a spec; the text lists `problems` in their order."""
+    """All problems of a spec; the text lists `problems` in their order, the first MAX_LISTED of them."""
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=Problem.position))
@@ -167,7 +169,9 @@ class SpecProblems(SpecError):
         if count == 1 and not self.problems[0].key and not self.problems[0].origin:
             super().__init__(f"{source}: {self.problems[0].text}")
             return
-        lines = [f"{source}: {count} problem{'s' if count > 1 else ''}", *(f"  {problem}" for problem in self.problems)]
+        lines = [f"{source}: {count} problem{'s' if count > 1 else ''}"]
+        lines += [f"  {problem}" for problem in self.problems[:MAX_LISTED]]
+        lines += [f"  ... and {count - MAX_LISTED} more"] * (count > MAX_LISTED)
         super().__init__("\n".join(lines))
 
 

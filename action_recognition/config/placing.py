@@ -14,6 +14,7 @@ import yaml
 from action_recognition.config.declare import Key, Origin, Problem
 from action_recognition.config.yaml_values import UnreadableText, UnreadableValue, compose, is_unset, read_value, show
 
+MAX_HINTS = 100  # each takes a millisecond; a spec with more unknown keys is none of ours
 SYNONYMS = {"learning_rate": "lr"}  # too far apart for difflib
 
 
@@ -99,7 +100,9 @@ class Placer:
             self._note_rename(spelled, name)
             self._put(name, Given(node, origin, spelled))
         else:
-            self._report(spelled, unknown_key(name, [*self.keys, *sorted(self.sections)]), origin)
+            is_hinted = len(self.problems) < MAX_HINTS
+            hint = unknown_key(name, [*self.keys, *sorted(self.sections)]) if is_hinted else "unknown key"
+            self._report(spelled, hint, origin)
 
     def _note_rename(self, spelled: str, name: str) -> None:
         """Remembers a mapped name, but not those that only follow from their section's."""

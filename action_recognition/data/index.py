@@ -223,7 +223,7 @@ def _listed(folder: str | Path, names_in: Callable[[str | Path], list[str]]) -> 
     try:
         return names_in(folder)
     except OSError as error:
-        raise DataError(f"{folder}: can't be listed ({error.strerror})") from error
+        raise DataError(f"{error.filename or folder}: can't be listed ({error.strerror})") from error
 
 
 def _index(

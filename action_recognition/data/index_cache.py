@@ -143,6 +143,8 @@ def _read(path: Path) -> tuple[FrameFolders, list[str]]:
         pass
     except OSError as error:
         return FrameFolders(), [f"can't be read ({error.strerror}): all folders are listed again"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):  # a checksum proves no origin
+        return FrameFolders(), ["was not written by this program: all folders are listed again"]
     return found, []
 
 

@@ -27,7 +27,8 @@ _PATHS = ("path", "video", "file", "filename", "file_name", "video_path", "youtu
 _LABELS = ("label", "class", "class_name")
 _SUBSETS = ("split", "subset")
 _NO_LABEL = ("", "-1")  # of test sets whose answers are kept back
-_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")  # Python refuses to read those of 4300 digits
+_MAX_CLASSES = 1_000_000  # each gets a name, so that an index without bound would take memory without bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,16 @@ def _listing(path: Path) -> _Listing:
     return listing
 
 
+def _content(path: Path) -> str:
+    """The text of a file. Bytes that are no UTF-8 become what file names have for them."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: can't be read (it is no file)")  # of a device or a pipe there may be no end
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+
+
 # --- text ---
 
 
@@ -137,11 +148,8 @@ def _text_listing(path: Path) -> _Listing:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """(number, text) of the lines that are not blank. Bytes that are no UTF-8 become what file names have for them."""
-    try:
-        content = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    """(number, text) of the lines that are not blank."""
+    content = _content(path)
     if "\0" in content:
         raise DataError(f"{path}: is not a list of videos but a binary file")
     # not splitlines(), which also splits at characters that names may hold
@@ -210,7 +218,7 @@ def _row_by_columns(path: Path, number: int, text: str, fields: Sequence[str], c
         return _Row(place, number, (name,), label, subset)
     try:  # Kinetics' files are named by the cut they are from
         start, end = (int(float(values[what])) for what in ("start", "end"))
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: infinity
         raise DataError(f"{place}: time_start and time_end must be seconds") from None
     return _Row(place, number, _in_folders(f"{name}_{start:06d}_{end:06d}", label, subset), label, subset)
 
@@ -222,7 +230,7 @@ def _class_index(path: Path) -> dict[int, str]:
         return {}
     classes = {}
     for number, text in _lines(index_path):
-        match = re.fullmatch(r"([0-9]+) +(.+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,18}) +(.+)", text.strip())
         if not match:
             raise DataError(f"{_place(index_path, number, text)}: expected `number class`")
         classes[int(match[1])] = match[2]
@@ -243,10 +251,9 @@ def _json_listing(path: Path) -> _Listing:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    text = _content(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no json ({error})") from error
     if not isinstance(content, dict):
@@ -322,6 +329,11 @@ def _free_labels(rows: Sequence[_Row]) -> tuple[list[Label], tuple[str, ...] | N
     negative = next((row for row in rows if row.label.startswith("-")), None)
     if negative:
         raise DataError(f"{negative.place}: a label is a class name or an index >= 0, got {negative.label}")
+    largest = max(rows, key=lambda row: int(row.label))
+    if int(largest.label) >= _MAX_CLASSES:
+        raise DataError(
+            f"{largest.place}: label {largest.label} is no index of a class: those are below {_MAX_CLASSES}"
+        )
     return [int(row.label) for row in rows], None
 
 
@@ -373,8 +385,8 @@ class _Files:
         if folder not in self._folders:
             try:
                 with os.scandir(os.path.join(self.root, folder)) as entries:
-                    found = sorted((entry.is_dir(), entry.name) for entry in entries)
-            except OSError:
+                    found = sorted((os.path.isdir(entry), entry.name) for entry in entries)
+            except (OSError, ValueError):  # ValueError: a name that no disk can have
                 found = []
             # of two with one stem the later stays: folders, whose frames are ready to be read, go before files
             self._folders[folder] = _Folder({name for _, name in found}, {video_stem(name): name for _, name in found})

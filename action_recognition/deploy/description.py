@@ -46,7 +46,7 @@ def describe_plan(path: str | Path) -> Description | None:
         return None
     try:
         plain = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DeployError(f"{beside}: can't be read: {error}") from error
     return _from_plain(plain, beside)
 
@@ -67,7 +67,7 @@ def from_metadata(metadata: Mapping[str, str], what: str | Path) -> Description 
         return None
     try:
         contract = json.loads(metadata["contract"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DeployError(f"{what}: metadata contract: is no JSON: {error}") from error
     return _from_plain({**metadata, "contract": contract}, what)
 

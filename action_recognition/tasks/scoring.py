@@ -35,6 +35,7 @@ from action_recognition.training.optim import Precision
 from action_recognition.training.report import ProgressBar
 
 CPU = torch.device("cpu")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 (the wide forms are run as well)
 
 
 @dataclass(frozen=True)
@@ -175,5 +176,5 @@ def printable(path: str) -> str:
 def _harmless(value: Any) -> Any:
     if isinstance(value, str):
         value = printable(value)
-        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        return f"'{value}" if value.startswith(_FORMULA) else value
     return value
