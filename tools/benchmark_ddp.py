@@ -3,8 +3,8 @@
   python tools/benchmark_ddp.py            # 3D ResNet-18, 2 clips of 8x56x56 a process; wants two idle cores
   python tools/benchmark_ddp.py --json     # the last line is JSON
 
-The ways take turns. `limit` is the rate of the same steps without any exchange; `hidden` is the share of the time spent
-exchanging in which the backward pass was still at work: what is not hidden, a step waits for.
+The ways take turns. `of the limit` is against the same steps without any exchange. Hidden is the part of the time spent
+exchanging in which the backward pass was still at work; for the rest of it a step waits.
 """
 
 import argparse
@@ -14,13 +14,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from benchmark_rows import Result, Row, table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -80,17 +81,17 @@ def steps_of(model: nn.Module, is_exchanging: bool) -> Callable[[], float]:
     return step
 
 
-def process(rank: int, folder: Path, ways: Mapping[str, dict[str, Any]], rounds: int) -> None:
+def process(rank: int, folder: Path, rounds: int) -> None:
     """One of the two: every way in turn, `rounds` times. The first process leaves the seconds in a file."""
     os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(0)
     bare = build_model(ModelSpec(model_type="rgb", input_type="3d", dropout_ratio=0.0), 5)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    hidden: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    hidden: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds):
-        for name, options in ways.items():
+        for name, options in WAYS.items():
             model = DistributedDataParallel(bare, **options)
             exchange = Exchange()
             model.register_comm_hook(None, exchange.run)
@@ -108,16 +109,18 @@ def process(rank: int, folder: Path, ways: Mapping[str, dict[str, Any]], rounds:
     dist.destroy_process_group()
 
 
-def measure(ways: Mapping[str, dict[str, Any]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """For each way: the median seconds of a step, and the median share of the exchange that was hidden."""
+def ddp(rounds: int) -> Result:
+    """Each way of exchanging gradients beside torch's defaults; the limit is the same steps without any exchange."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(process, (Path(folder), ways, rounds), nprocs=2)
+        mp.spawn(process, (Path(folder), rounds), nprocs=2)
         seconds, hidden = json.loads(Path(folder, "seconds.json").read_text())
-    return _medians(seconds), _medians(hidden)
-
-
-def _medians(values: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(several) for name, several in values.items() if several}
+    rates = {name: CLIPS / statistics.median(several) for name, several in seconds.items()}
+    rows = [
+        Row(f"two processes, {name}", "clips/s each", rate, rates["torch's defaults"], rate / rates["no exchange"])
+        for name, rate in rates.items()
+    ]
+    notes = [f"{name}: {statistics.median(shares):.0%} hidden." for name, shares in hidden.items() if shares]
+    return Result(rows, notes)
 
 
 def main() -> int:
@@ -126,18 +129,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="times that each way has its turn (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, as the last line")
     options = parser.parse_args()
-    seconds, hidden = measure(WAYS, options.rounds)
-    rates = {name: CLIPS / took for name, took in seconds.items()}
-    rows = []
-    print("| gradients exchanged with | clips/s a process | of the rate without exchange | hidden |\n|---|---|---|---|")
-    for name, rate in rates.items():
-        limit, share = rate / rates["no exchange"], f"{hidden[name]:.0%}" if name in hidden else ""
-        print(f"| {name} | {rate:.2f} | {limit:.0%} | {share} |")
-        reference = rates["torch's defaults"]
-        row = {"name": f"two processes, {name}", "unit": "clips/s a process", "ours": rate, "reference": reference}
-        rows.append({**row, "ratio": rate / reference, "limit": limit})
+    result = ddp(options.rounds)
+    print(table(result))
     if options.json:
-        print(json.dumps({"rows": rows}))
+        print(json.dumps({"rows": [row.to_plain() for row in result.rows]}))
     return 0
 
 
