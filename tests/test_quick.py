@@ -1,13 +1,16 @@
 """Images of training clips as torchvision and torch read them, held against Pillow."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from action_recognition.clip.image import read_image
 from action_recognition.clip.transform import Box, box_in_frame, fit_frame, short_side_to
 from action_recognition.data import quick
 from action_recognition.data.frames import open_frames
@@ -33,12 +36,13 @@ def quick_image(pixels: np.ndarray) -> QuickImage:
 # --- decoding ---
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_images_of_the_wanted_kind_are_decoded_to_pillow_s_pixels(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_of_the_wanted_kind_are_decoded_to_pillow_s_pixels(
+    mode: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quick, "read_image", lambda *_: pytest.fail("the other reader was asked"))
-    path = str(tmp_path / "x.jpg")
+    path = str(tmp_path / f"x{suffix}")
     Image.fromarray(noise((37, 23), len(mode))).save(path)
     image = open_quickly(path, mode)
     assert image.size == (37, 23)
@@ -80,6 +84,66 @@ def test_16_bit_image_is_refused_as_ever(tmp_path: Path) -> None:
     frames = open_frames(Video(str(tmp_path), 0, {"rgb": FrameFiles.of(["0.png"])}), quickly=True)
     with pytest.raises(DataError, match=r"pixels of kind 'I;16' can't be used"):
         frames.read("rgb", np.array([0]), lambda size: (0, 0, *size), (20, 20))
+
+
+@pytest.mark.parametrize(("options", "has_note"), [({}, False), ({"progressive": True}, False), ({"exif": 3}, True)])
+def test_size_of_a_jpeg_is_read_from_its_header_unless_it_has_a_camera_s_note(
+    options: dict[str, int], has_note: bool, tmp_path: Path
+) -> None:
+    image = Image.fromarray(noise((37, 23)))
+    if has_note:
+        exif = image.getexif()
+        exif[0x0112] = options.pop("exif")  # upside down
+        image.save(tmp_path / "x.jpg", exif=exif)
+    else:
+        image.save(tmp_path / "x.jpg", **options)
+    assert quick._jpeg_pixels((tmp_path / "x.jpg").read_bytes()) == (0 if has_note else 37 * 23)
+    upright = np.asarray(read_image(tmp_path / "x.jpg", "RGB"))
+    np.testing.assert_array_equal(open_quickly(str(tmp_path / "x.jpg"), "RGB").pixels.numpy(), upright)
+
+
+def with_chunk(png: bytes, name: bytes, data: bytes = b"") -> bytes:
+    """A PNG file with another chunk after its header."""
+    return png[:33] + len(data).to_bytes(4) + name + data + crc32(name + data).to_bytes(4) + png[33:]
+
+
+def test_size_of_a_png_is_that_of_its_header_where_all_is_plain_and_whole(tmp_path: Path) -> None:
+    Image.fromarray(noise((37, 23))).save(tmp_path / "x.png")
+    png = (tmp_path / "x.png").read_bytes()
+    assert quick._png_pixels(png) == 37 * 23
+    assert quick._png_pixels(with_chunk(png, b"pHYs", bytes(9))) == 37 * 23
+    assert quick._png_pixels(with_chunk(png, b"eXIf", b"upside down")) == 0
+    assert quick._png_pixels(png[:-12]) == 0  # its end is missing
+    for at in range(8, len(png), 97):
+        assert quick._png_pixels(png[:at] + bytes([png[at] ^ 4]) + png[at + 1 :]) == 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_flipped_bits_never_end_the_process(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    Image.fromarray(noise((37, 23))).save(path)
+    content = path.read_bytes()
+    for at in range(0, len(content), 53):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        with suppress(DataError):
+            open_quickly(str(path), "RGB")
+
+
+def test_jpeg_that_claims_to_be_huge_is_not_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(noise((37, 23))).save(path)
+    path.write_bytes(path.read_bytes().replace((23).to_bytes(2) + (37).to_bytes(2), b"\x27\x10\x27\x10", 1))
+    with pytest.raises(DataError, match=r"x\.jpg: is 10000 x 10000 pixels; images of up to 67,108,864 pixels are read"):
+        open_quickly(str(path), "RGB")
+
+
+@pytest.mark.parametrize("length", range(0, 30, 3))
+def test_header_of_a_jpeg_that_breaks_off_has_no_size(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(noise((37, 23))).save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DataError, match=r"x\.jpg: the image can't be read"):
+        open_quickly(str(path), "RGB")
 
 
 def test_without_torchvision_s_decoder_images_are_read_all_the_same(

@@ -5,6 +5,7 @@ upright, as the camera's orientation mark says.
 """
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -45,10 +46,12 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
 def open_image(path: str | Path) -> Image.Image:
     """The image file, opened and found fit to be decoded, which it is not yet. DataError as read_image."""
     try:
-        image = Image.open(path, formats=FORMATS)
+        with open(path, "rb") as file:
+            content = file.read()
+        image = Image.open(BytesIO(content), formats=FORMATS)
         if image.format == "PNG":
             image.verify()  # without it Pillow looks at no more checksums than the header's
-            image = Image.open(path, formats=("PNG",))
+            image = Image.open(BytesIO(content), formats=("PNG",))
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file has vanished since the folder was listed") from error
     except _DAMAGE as error:
