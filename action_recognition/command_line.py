@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from action_recognition.config import Problem, Spec, describe, load_spec
-from action_recognition.errors import SpecError, UserError
+from action_recognition.errors import Interrupted, SpecError, UserError
 from action_recognition.machine import place, under_torchrun
 
 Check = Callable[[Spec], Iterable[Problem]]
@@ -45,8 +45,9 @@ def run_tool(
         return _fail(error, 2)
     except UserError as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return _fail(str(error) or "interrupted", 128 + number)
     return 0
 
 

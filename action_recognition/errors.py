@@ -23,3 +23,15 @@ class CheckpointError(UserError, RuntimeError):
 
 class DeployError(UserError, RuntimeError):
     """An exported model can't be read, built, or run on this machine."""
+
+
+class OutputError(UserError, OSError):
+    """A file of results can't be written."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal, `number`, ended the work in good order. Exit code 128 + number, as shells count."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from action_recognition.errors import DataError
+from action_recognition.errors import DataError, OutputError
 
 
 def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -34,6 +34,38 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """`text` as UTF-8, whole or not at all."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def write_errors_told(path: str | Path) -> Iterator[None]:
+    """Whatever keeps `path` from being written becomes an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written: {why_unwritable(path, error)}") from error
+
+
+def why_unwritable(path: str | Path, error: BaseException, num_bytes: int | None = None) -> str:
+    """What keeps `path` from being written, and the space there is, in one line: "No space left on device (needs ...".
+
+    `num_bytes` is the space it needs, where that is known.
+    """
+    # A library that writes through a file of ours tells of its own trouble, and has the system's error as its reason.
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    reasons = [e.strerror for e in reversed(chain) if isinstance(e, OSError) and e.strerror]
+    reason = reasons[0] if reasons else next(iter(str(error).splitlines()), type(error).__name__)
+    need = "" if num_bytes is None else f"needs {_mib(num_bytes)}, "
+    try:
+        return f"{reason} ({need}{_mib(shutil.disk_usage(Path(path).parent).free)} are free)"
+    except OSError:
+        return f"{reason} ({need}the folder is gone)"
+
+
+def _mib(num_bytes: int) -> str:
+    mib = num_bytes / 2**20
+    return f"{mib:,.0f} MiB" if mib >= 10 else f"{mib:.2g} MiB"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

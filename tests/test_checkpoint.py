@@ -94,7 +94,7 @@ def fails_without_a_word(_: object, file: IO[bytes]) -> None:
 @pytest.mark.parametrize(
     ("save", "cause"),
     [
-        (write_fails, r"\[Errno 28\] No space left on device"),
+        (write_fails, "No space left on device"),
         (zip_writer_fails, r"\[enforce fail at inline_container\.cc:664\] \. unexpected pos 704 vs 598"),
         (fails_without_a_word, "RuntimeError"),
     ],

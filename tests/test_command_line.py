@@ -12,7 +12,7 @@ import pytest
 
 from action_recognition.command_line import run_tool
 from action_recognition.config import Problem, Spec
-from action_recognition.errors import CheckpointError, DataError, SpecError
+from action_recognition.errors import CheckpointError, DataError, Interrupted, SpecError
 from action_recognition.training import distributed
 
 REPO = Path(__file__).parents[1]
@@ -109,6 +109,7 @@ def test_help_shows_the_manual_and_the_keys_of_the_task_alone(capsys: pytest.Cap
         (DataError("a.png: can't be read"), 1, "error: a.png: can't be read\n"),
         (CheckpointError("best.pth: is cut off"), 1, "error: best.pth: is cut off\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (Interrupted("stopped by SIGTERM", 15), 143, "error: stopped by SIGTERM\n"),
     ],
 )
 def test_run_tool_turns_an_error_into_one_message_and_an_exit_code(

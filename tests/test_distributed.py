@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from action_recognition.training.distributed import (
 )
 from action_recognition.training.loop import Run, State, train_one_epoch
 from action_recognition.training.optim import Precision, Schedule
+from action_recognition.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -253,6 +255,17 @@ def exchange_beside_backward() -> dict[str, list[float]]:
     return {"left": [t - start for t in left], "back": [t - start for t in back]}
 
 
+def asked_each_step(rank: int) -> tuple[list[int], int]:
+    """The answers after each of 5 steps and then once more, where rank 1 is told to end within the second."""
+    with StopRequest(60) as stop:
+        answers = []
+        for step in range(5):
+            if (rank, step) == (1, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+            answers.append(stop.after_step())
+        return answers, stop.now()
+
+
 def work_of_two(rank: int, folder: Path, tree: Path, ports: list[str]) -> dict[str, Any]:
     """All that needs two processes, in one launch. Each time they connect it is through another port."""
     found: dict[str, Any] = {}
@@ -263,6 +276,7 @@ def work_of_two(rank: int, folder: Path, tree: Path, ports: list[str]) -> dict[s
         found["seeds"] = (seed_everything(-1, rank), seed_everything(7, rank))
         found["steps"] = {num_clips: steps(rank, 2, num_clips, 4) for num_clips in (24, 17)}
         found["exchange"] = exchange_beside_backward()
+        found["stop"] = asked_each_step(rank)
         norm = nn.BatchNorm1d(1)
         norm.running_mean.fill_(rank + 1)
         share_buffers(norm)
@@ -298,6 +312,11 @@ def test_two_processes_know_each_other(two: Two) -> None:
     assert [a["gathered"] for a in answers] == [[0, 10], [0, 10]]
     assert [a["first"] for a in answers] == [5, 5]
     assert [a["buffer"] for a in answers] == [1, 1]
+
+
+def test_signal_to_one_process_is_known_to_both_after_the_same_step(two: Two) -> None:
+    expected = [0, 0, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM]  # read one step late
+    assert [a["stop"] for a in two[0]] == [(expected, signal.SIGTERM)] * 2
 
 
 def test_seed_below_0_is_drawn_once_for_all_processes(two: Two) -> None:

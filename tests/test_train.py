@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 
 from action_recognition import load_checkpoint
 from action_recognition.config import ModelSpec
-from action_recognition.errors import CheckpointError, DataError, SpecError
+from action_recognition.errors import CheckpointError, DataError, Interrupted, OutputError, SpecError
 from action_recognition.tasks import train
 from action_recognition.tasks.train import Trainer, best_epoch
 from action_recognition.training.checkpoint import read_checkpoint
@@ -222,11 +223,16 @@ def check_resumed_run_is_the_whole_run(
     monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path, stop: tuple[int, int], *overrides: str
 ) -> None:
     how = (f"dataset.val_dataset_dir={tree}", *RUN, *overrides)
-    run_train(tree, tmp_path / "whole", *how)
     with monkeypatch.context() as patch:
         stop_after(patch, *stop)
         with pytest.raises(Stopped):
             run_train(tree, tmp_path / "cut", *how)
+    check_resumed_equals_whole(tree, tmp_path, how)
+
+
+def check_resumed_equals_whole(tree: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
+    """Go on with the run in `cut`, and compare it with one that nothing has disturbed."""
+    run_train(tree, tmp_path / "whole", *how)
     torch.manual_seed(99)  # what a new process would not find in place
     run_train(tree, tmp_path / "cut", *how)
     whole, cut = (read_checkpoint(tmp_path / name / "train" / "ar_model_latest.pth") for name in ("whole", "cut"))
@@ -269,6 +275,61 @@ def test_run_of_another_kind_stopped_in_the_middle_of_an_epoch_equals_the_whole_
 ) -> None:
     by_step = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=1")
     check_resumed_run_is_the_whole_run(monkeypatch, tree, tmp_path, (1, 3), *by_step, *how)
+
+
+def told_to_stop(monkeypatch: pytest.MonkeyPatch, number: int, epoch: int, step: int, in_validation: bool) -> None:
+    """A signal comes before `step` of `epoch` is done, or once, with all steps done, the epoch is being validated."""
+    step_done, windows = Trainer.step_done, train.window_batches
+
+    def tell(state: State) -> None:
+        if (state.epoch, state.step) == (epoch, step):
+            os.kill(os.getpid(), number)
+
+    def step_and_tell(self: Trainer, state: State, *args: Any) -> None:
+        if not in_validation:
+            tell(state)
+        self_of.append(self)
+        step_done(self, state, *args)
+
+    def windows_and_tell(*args: Any) -> Any:
+        for batch in windows(*args):
+            if in_validation:
+                tell(self_of[-1].state)
+            yield batch
+
+    self_of: list[Trainer] = []
+    monkeypatch.setattr(Trainer, "step_done", step_and_tell)
+    monkeypatch.setattr(train, "window_batches", windows_and_tell)
+
+
+@pytest.mark.usefixtures("tiny_models")
+@pytest.mark.parametrize(
+    ("number", "epoch", "step", "in_validation"),
+    [
+        (signal.SIGTERM, 0, 1, False),
+        (signal.SIGINT, 1, 3, False),
+        (signal.SIGTERM, 1, 4, False),  # the last step of an epoch
+        (signal.SIGTERM, 2, 4, True),
+    ],
+)
+def test_run_told_to_stop_saves_at_the_next_step_and_goes_on_as_the_whole_run(
+    number: int, epoch: int, step: int, in_validation: bool, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = (f"dataset.val_dataset_dir={tree}", *RUN)
+    latest = tmp_path / "cut" / "train" / "ar_model_latest.pth"
+    with monkeypatch.context() as patch:
+        told_to_stop(patch, number, epoch, step, in_validation)
+        with pytest.raises(
+            Interrupted,
+            match=rf"^stopped by {signal.Signals(number).name} at epoch {epoch}, step {step}: saved as {latest}; the "
+            r"same command goes on from there$",
+        ) as caught:
+            run_train(tree, tmp_path / "cut", *how)
+    assert caught.value.number == number
+    assert (read_checkpoint(latest)["epoch"], read_checkpoint(latest)["step"]) == (epoch, step)
+    status = status_of(tmp_path / "cut")[-1]
+    assert (status["status"], status["message"]) == ("FAILURE", str(caught.value))
+    check_resumed_equals_whole(tree, tmp_path, how)
 
 
 @pytest.mark.slow
@@ -398,6 +459,45 @@ def test_resume_with_another_joint_head_is_refused_and_without_one_it_is_a_line(
     run_train(tree, tmp_path / "rgb", "train.num_epochs=1")
     _, lines = run_train(tree, tmp_path / "rgb", "train.num_epochs=2", "model.num_fc=7")
     assert "changed since the checkpoint: model.num_fc: 64 -> 7" in lines
+
+
+# --- what is kept ---
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_that_keeps_two_checkpoints_leaves_the_newest_two_and_the_best(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "best_epoch", lambda history: next((row for row in history if row["epoch"] == 1), None))
+    run_train(tree, tmp_path, "train.num_epochs=6", "train.keep_checkpoints=2")
+    epochs = [f"model_epoch_{epoch:03d}.pth" for epoch in (1, 4, 5)]
+    assert names_in(tmp_path) == ["ar_model_best.pth", "ar_model_latest.pth", *epochs]
+    first = tmp_path / "train" / epochs[0]
+    how = ("train.num_epochs=3", "train.keep_checkpoints=1", f"train.resume_training_checkpoint_path={first}")
+    run_train(tree, tmp_path, *how)  # those after the epoch that was gone back to are nobody's to remove
+    epochs.insert(1, "model_epoch_002.pth")
+    assert names_in(tmp_path) == ["ar_model_best.pth", "ar_model_latest.pth", *epochs]
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_started_again_removes_what_a_killed_one_left_half_written_and_nothing_else(
+    tree: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train").mkdir()
+    leftovers = [".model_epoch_000.pth.ab_1x.tmp", ".ar_model_latest.pth.12.tmp", ".metrics.jsonl.zz.tmp"]
+    others = [".notes.tmp", "model_epoch_000.pth.tmp"]
+    for name in (*leftovers, *others):
+        (tmp_path / "train" / name).touch()
+    run_train(tree, tmp_path, "train.num_epochs=1")
+    left = [path.name for path in (tmp_path / "train").iterdir() if path.suffix == ".tmp"]
+    assert sorted(left) == sorted(others)
+
+
+@pytest.mark.usefixtures("tiny_models")
+def test_run_whose_figures_cannot_be_written_names_file_cause_and_free_space(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "train" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"metrics\.jsonl: can't be written: Is a directory \([\d,]+ MiB are free\)$"):
+        run_train(tree, tmp_path, "train.num_epochs=1")
 
 
 # --- files that can't be used ---

@@ -149,6 +149,9 @@ class DatasetSpec:
     output_shape: tuple[int, int] = key((224, 224), "Older form of model.input_height and input_width", each(SIDE_PX))
     batch_size: int = key(32, "Clips in a training batch, per process", positive())
     workers: int = key(8, "Processes that read data, 0 = read in the main one", in_range(0, 1024))
+    timeout_sec: float = key(
+        600, "Seconds that a batch may take to be read by workers before the run ends", in_range(1, 604800)
+    )
     clips_per_video: int = key(1, "Clips drawn from a video in each epoch", positive())
     on_bad_video: str = key("error", "A video that can't be read ends the run, or is skipped", one_of("error", "skip"))
     flow_encoding: str = key(
@@ -191,6 +194,9 @@ class TrainSpec:
     num_epochs: int = key(10, "Epochs to train", positive())
     checkpoint_interval: int = key(1, "Epochs (or steps) between checkpoints", positive())
     checkpoint_interval_unit: str = key("epoch", "What checkpoint_interval counts", one_of("epoch", "step"))
+    keep_checkpoints: int | None = key(
+        None, "Newest model_epoch_*.pth to keep, besides the best; null = all", positive()
+    )
     validation_interval: int = key(1, "Epochs between validations", positive())
     resume_training_checkpoint_path: str | None = key(
         None, "Checkpoint to go on from; without it the newest in results_dir"
@@ -208,6 +214,9 @@ class TrainSpec:
     )
     compile: bool = key(False, "Compile the network with torch.compile; the first steps take minutes")
     profile: bool = key(False, "Write a timeline of steps 6 to 10 to <results_dir>/train/trace.json")
+    timeout_sec: float = key(
+        1800, "Seconds that processes wait for one another before the run ends", in_range(1, 604800)
+    )
     optim: OptimSpec = field(default_factory=OptimSpec)
     cudnn: CudnnSpec = field(default_factory=CudnnSpec)
 

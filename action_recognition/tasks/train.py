@@ -1,12 +1,14 @@
 """Training from a spec: data, model, resume, fit, checkpoints."""
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -31,8 +33,8 @@ from action_recognition.data.loader import (
     window_batches,
 )
 from action_recognition.data.prefetch import Prefetcher
-from action_recognition.errors import CheckpointError, SpecError
-from action_recognition.files import write_text
+from action_recognition.errors import CheckpointError, Interrupted, SpecError, UserError
+from action_recognition.files import write_errors_told, write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_pretrained, load_state
@@ -71,6 +73,7 @@ from action_recognition.training.report import (
     what_limits,
     write_metrics,
 )
+from action_recognition.training.stopping import StopRequest
 from action_recognition.training.trace import Trace
 
 
@@ -209,20 +212,24 @@ class Trainer:
     # --- the run ---
 
     def fit(self) -> list[dict[str, Any]]:
-        """Train to the last epoch. Whatever ends it early is noted in status.json."""
+        """Train to the last epoch. Whatever ends it early is noted in status.json.
+
+        SIGINT and SIGTERM save at the next step and end it with Interrupted.
+        """
         train, run, state = self.spec.train, self.run, self.state
         if state.epoch >= train.num_epochs:
             self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}")
             return state.history
         if self.plan.smallest_batch == 1 and not train.sync_bn:
             check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
+        self.stop = StopRequest(train.timeout_sec)
         batches, validate = self._training_batches(), self._validation()
         clips, size = self.plan.num_clips, self.spec.dataset.batch_size * self.process.num_processes
         layout = "" if self.layout == torch.contiguous_format else ", channels last"
         self.say(f"training in {run.precision.name}{layout}: {clips} clips an epoch, {size} in a batch")
         self._open_folder()
         try:
-            with compile_errors_told() if train.compile else nullcontext():
+            with self.stop, self._ended_by_signal(), compile_errors_told() if train.compile else nullcontext():
                 fit(run, state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
         except BaseException as error:
             self.status.write("FAILURE", str(error) or type(error).__name__)
@@ -235,6 +242,26 @@ class Trainer:
         best = self.folder / files.BEST
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
         return state.history
+
+    @contextmanager
+    def _ended_by_signal(self) -> Iterator[None]:
+        """A process that was told to end and then lost the others has ended by the signal, not by an error."""
+        try:
+            yield
+        except Exception as error:
+            if not self.stop.number or isinstance(error, UserError):
+                raise
+            what = "before this step could be saved; the same command goes on from the newest checkpoint"
+            raise Interrupted(f"ended by {_signal_name(self.stop.number)} {what}", self.stop.number) from error
+
+    def _save_and_leave(self, number: int) -> NoReturn:
+        self._save([files.LATEST])
+        state, latest = self.state, self.folder / files.LATEST
+        where = f"epoch {state.epoch}, step {state.step}"
+        raise Interrupted(
+            f"stopped by {_signal_name(number)} at {where}: saved as {latest}; the same command goes on from there",
+            number,
+        )
 
     def _training_batches(self) -> Iterable[Batch]:
         dataset = self.spec.dataset
@@ -253,8 +280,11 @@ class Trainer:
 
         def validate() -> dict[str, float]:
             share_buffers(self.bare_model)  # one model is validated, the one that is saved
-            batches = window_batches(videos, self.spec.dataset.batch_size)
+            windows = window_batches(videos, self.spec.dataset.batch_size)
+            batches = takewhile(lambda _: not self.stop.number, windows)
             scores, problems = evaluate(self.bare_model, batches, self.run.to_input, self.run.precision, num_classes)
+            if number := self.stop.now():
+                self._save_and_leave(number)  # of this epoch nothing but its validation is left
             self.state.problems.update(problems)
             confusion = confusion_matrix(scores.labels, scores.predictions, num_classes)
             accuracies = {"val_acc": total_accuracy(confusion), "val_m_acc": mean_class_accuracy(confusion)}
@@ -272,7 +302,8 @@ class Trainer:
         self.trace = Trace(self.folder / trace, self.say, self.spec.train.profile)
         self._reported_problems = 0
         if self.process.is_first:
-            write_text(self.folder / "spec.yaml", yaml.safe_dump(to_plain(self.spec), sort_keys=False))
+            with write_errors_told(self.folder / "spec.yaml"):
+                write_text(self.folder / "spec.yaml", yaml.safe_dump(to_plain(self.spec), sort_keys=False))
             write_metrics(self.folder / "metrics.jsonl", self.state.history)
         self.status.write("STARTED", f"training {self.contract.model_type} {self.spec.model.backbone}")
 
@@ -283,7 +314,7 @@ class Trainer:
     # --- the loop's events ---
 
     def step_done(self, state: State, num_clips: int, lr: float, settle: Callable[[], None]) -> None:
-        """Show progress; save where checkpoint_interval counts steps."""
+        """Show progress; save where checkpoint_interval counts steps, and where the run is to stop."""
         if self._is_compiling:
             seconds = state.tally.compute_sec - self._computed_before
             self.say(f"train.compile: the first step took {duration(seconds)}, nearly all of it compiling")
@@ -298,6 +329,9 @@ class Trainer:
         if due and state.step < self.plan.num_steps:
             settle()  # a loss that is not finite must not get into a file
             self._save([files.LATEST])
+        if number := self.stop.after_step():
+            settle()
+            self._save_and_leave(number)
 
     def epoch_done(self, state: State, row: dict[str, Any]) -> None:
         """Save, then write the epoch's figures down."""
@@ -345,6 +379,8 @@ class Trainer:
         checkpoint = self._checkpoint()  # every process takes part: each adds the state of its random generators
         if self.process.is_first:
             self.manager.save(checkpoint, names)
+            if (keep := self.spec.train.keep_checkpoints) and (best := best_epoch(self.state.history)):
+                self.manager.remove_old(keep, self.state.epoch - 1, best["epoch"])
 
     def _checkpoint(self) -> dict[str, Any]:
         run, state = self.run, self.state
@@ -366,6 +402,8 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the checkpoint the spec names, else from the newest in the results folder, else start anew."""
+        if self.process.is_first:
+            self.manager.remove_leftovers()
         given = self.spec.train.resume_training_checkpoint_path
         path = from_first(Path(given) if given else self.manager.latest())
         if path is None:
@@ -416,6 +454,11 @@ class Trainer:
         same_processes = len(content["rng"]) == process.num_processes
         if same_processes:
             files.restore_rng(content["rng"][process.rank], process.device)
+        else:
+            before, now = len(content["rng"]), process.num_processes
+            self.say(
+                f"changed since the checkpoint: processes: {before} -> {now}; a step has {now}/{before} of the clips"
+            )
         if state.step and same_processes and self._same_plan(content):
             state.tally = Tally(**content["tally"][process.rank])
         elif state.step:
@@ -440,6 +483,10 @@ def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _example_input(contract: Contract, device: torch.device) -> list[torch.Tensor]:
     shapes = {m: (1, s.num_frames, contract.height, contract.width, CHANNELS[m]) for m, s in contract.streams.items()}
     return ToInput(contract, device)({m: torch.zeros(shape, dtype=torch.uint8) for m, shape in shapes.items()})
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

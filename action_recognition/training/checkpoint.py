@@ -6,9 +6,9 @@ With a key all of it is sealed.
 """
 
 import io
+import os
 import random
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from action_recognition.errors import CheckpointError
-from action_recognition.files import link_or_copy, write_whole
+from action_recognition.files import link_or_copy, why_unwritable, write_whole
 from action_recognition.sealing import check_can_seal, sealed_pieces
 from action_recognition.torch_files import read_file
 
 LATEST, BEST = "ar_model_latest.pth", "ar_model_best.pth"
 FORMAT = 1
+# What a process that was killed while it wrote leaves behind.
+_LEFTOVER = re.compile(r"\.(model_epoch_\w+\.pth|ar_model_\w+\.pth|metrics\.jsonl|spec\.yaml)\.\w+\.tmp")
 _EPOCH_FILE = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth")
 
 # What a resumed run may not change, by model type. Everything else is taken from the spec, with a line that says so.
@@ -53,10 +55,27 @@ class CheckpointManager:
             for name in names[1:]:
                 link_or_copy(first, self.folder / name)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            why = why_unwritable(first, error, _num_bytes(checkpoint))
             raise CheckpointError(
-                f"{first}: the checkpoint can't be written: {_cause(error, checkpoint, first)}"
+                f"{first}: the checkpoint can't be written: {why}; earlier checkpoints are untouched"
             ) from error
         return first
+
+    def remove_old(self, keep: int, newest: int, best: int) -> None:
+        """Remove all model_epoch_*.pth but the `keep` newest up to epoch `newest`, later ones, and the `best`'s.
+
+        Epochs after `newest` are those of a run that was gone back in.
+        """
+        past = sorted(int(match[1]) for match in self._epoch_files() if not match[2] and int(match[1]) <= newest)
+        for epoch in past[:-keep]:
+            if epoch != best:
+                (self.folder / epoch_name(epoch)).unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process left that was killed while it wrote: nobody can go on from that."""
+        for name in os.listdir(self.folder):
+            if _LEFTOVER.fullmatch(name):
+                (self.folder / name).unlink(missing_ok=True)
 
     def _write(self, checkpoint: dict[str, Any], file: IO[bytes]) -> None:
         if self._key is None:
@@ -82,11 +101,15 @@ class CheckpointManager:
 
     def _highest(self, besides: Path | None = None) -> Path | None:
         numbered = [
-            ((int(match[1]), int(match[2] or 10**9)), path)
-            for path in (self.folder.iterdir() if self.folder.is_dir() else ())
-            if (match := _EPOCH_FILE.fullmatch(path.name)) and path != besides
+            ((int(match[1]), int(match[2] or 10**9)), self.folder / match[0])
+            for match in self._epoch_files()
+            if self.folder / match[0] != besides
         ]
         return max(numbered)[1] if numbered else None
+
+    def _epoch_files(self) -> list[re.Match[str]]:
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        return [match for name in names if (match := _EPOCH_FILE.fullmatch(name))]
 
 
 def epoch_name(epoch: int) -> str:
@@ -153,15 +176,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def _cause(error: Exception, checkpoint: Mapping[str, Any], path: Path) -> str:
-    tensors = [t for t in _tensors(checkpoint) if isinstance(t, torch.Tensor)]
-    need = sum(t.numel() * t.element_size() for t in tensors)
-    try:
-        free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free"
-    except OSError:
-        free = "the folder is gone"
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"{reason} (needs {need / 2**20:,.0f} MiB, {free}); earlier checkpoints are untouched"
+def _num_bytes(checkpoint: Mapping[str, Any]) -> int:
+    return sum(t.numel() * t.element_size() for t in _tensors(checkpoint) if isinstance(t, torch.Tensor))
 
 
 def _tensors(value: Any) -> list[Any]:

@@ -45,6 +45,7 @@ class Process:
 
 def launch(script: str, arguments: Sequence[str], num_processes: int) -> int:
     """Run `script` as `num_processes` local processes under torch's elastic launcher. Returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -53,6 +54,8 @@ def launch(script: str, arguments: Sequence[str], num_processes: int) -> int:
         torchrun(["--standalone", f"--nproc-per-node={num_processes}", script, *arguments])
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode or 1
+    except SignalException as error:  # the launcher has passed it on and waited for the processes' end
+        return 128 + error.sigval
     return 0
 
 

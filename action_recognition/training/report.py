@@ -8,13 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from action_recognition.files import write_text
+from action_recognition.files import write_errors_told, write_text
 
 
 class StatusFile:
@@ -24,7 +25,10 @@ class StatusFile:
         self.path, self.enabled = Path(folder, "status.json"), enabled
 
     def write(self, status: str, message: str, kpi: Mapping[str, float] | None = None) -> None:
-        """One line. `status` is STARTED, RUNNING, SUCCESS or FAILURE."""
+        """One line. `status` is STARTED, RUNNING, SUCCESS or FAILURE.
+
+        A disk that takes no more ends no run here, and hides no error that is being told: checkpoints tell of it.
+        """
         if not self.enabled:
             return
         now = datetime.now()
@@ -38,13 +42,14 @@ class StatusFile:
         line |= {"message": message}
         if kpi is not None:
             line["kpi"] = finite_or_none(kpi)
-        with self.path.open("a", encoding="utf-8") as file:
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """metrics.jsonl from the whole history, so that no epoch is there twice however often a run was cut off."""
-    write_text(path, "".join(json.dumps(finite_or_none(row)) + "\n" for row in history))
+    with write_errors_told(path):
+        write_text(path, "".join(json.dumps(finite_or_none(row)) + "\n" for row in history))
 
 
 def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
