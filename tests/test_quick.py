@@ -167,26 +167,44 @@ def windows() -> Iterator[tuple[tuple[int, int], tuple[int, int], tuple[int, int
             yield size, resized, (int(x * (resized[0] - width)), int(y * (resized[1] - height)), width, height)
 
 
+def fitted(pixels: np.ndarray, box: Box, size: tuple[int, int], num_images: int = 1) -> np.ndarray:
+    images = fit_quickly(
+        (quick_image(pixels + np.uint8(i)) for i in range(num_images)), num_images, lambda _: box, size
+    )
+    assert images.shape == (num_images, size[1], size[0], 3 if pixels.ndim == 3 else 1)
+    return images if pixels.ndim == 3 else images[..., 0]
+
+
 @pytest.mark.parametrize("num_channels", [3, 1])
 def test_windows_are_those_of_the_frame_resized_by_pillow_within_one_grey_level(num_channels: int) -> None:
     for size, resized, (left, top, width, height) in windows():
         pixels = noise(size, num_channels)
         box = box_in_frame(size, resized, (left, top, left + width, top + height))
         whole = np.asarray(Image.fromarray(pixels).resize(resized, Image.Resampling.BILINEAR))
-        fitted = fit_quickly(quick_image(pixels), box, (width, height))
         expected = whole[top : top + height, left : left + width]
-        assert fitted.shape == expected.shape
-        assert np.abs(fitted.astype(int) - expected).max() <= 1, (size, resized, left, top, width, height)
+        (ours,) = fitted(pixels, box, (width, height))
+        assert np.abs(ours.astype(int) - expected).max() <= 1, (size, resized, left, top, width, height)
+
+
+@pytest.mark.parametrize("bytes_at_once", [1, 2 * 96 * 72 * 3, 10**9])
+def test_images_are_the_same_however_many_are_resized_together(
+    bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "_BYTES_AT_ONCE", bytes_at_once)
+    pixels, box = noise((96, 72)), box_in_frame((96, 72), (85, 64), (10, 5, 74, 53))
+    images = fitted(pixels, box, (64, 48), num_images=5)
+    for i in range(5):
+        np.testing.assert_array_equal(images[i], fitted(pixels + np.uint8(i), box, (64, 48))[0])
 
 
 def test_window_at_the_scale_of_the_frame_is_made_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quick, "fit_frame", lambda *_: pytest.fail("Pillow was asked"))
-    box = box_in_frame((488, 332), (376, 256), (60, 20, 284, 244))
-    assert fit_quickly(quick_image(noise((488, 332))), box, (224, 224)).shape == (224, 224, 3)
+    fitted(noise((488, 332)), box_in_frame((488, 332), (376, 256), (60, 20, 284, 244)), (224, 224))
 
 
+@pytest.mark.parametrize("num_channels", [3, 1])
 @pytest.mark.parametrize("box", [(10.3, 5.7, 70.1, 61.9), (0, 0, 50, 50)])
-def test_box_at_another_scale_is_pillow_s(box: Box) -> None:
-    pixels = noise((96, 72))
-    expected = fit_frame(Image.fromarray(pixels), box, (32, 24))
-    np.testing.assert_array_equal(fit_quickly(quick_image(pixels), box, (32, 24)), expected)
+def test_box_at_another_scale_is_pillow_s(box: Box, num_channels: int) -> None:
+    pixels = noise((96, 72), num_channels)
+    expected = [fit_frame(Image.fromarray(pixels + np.uint8(i)), box, (32, 24)) for i in range(2)]
+    np.testing.assert_array_equal(fitted(pixels, box, (32, 24), num_images=2), expected)

@@ -67,13 +67,16 @@ class FolderFrames:
 
     def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
         if not self.quickly:
-            return _read_images(self.images, fit_frame, modality, ids, box_of, size)
+            return _read_images(self.images, modality, ids, box_of, size)
         from action_recognition.data.quick import fit_quickly, open_quickly
 
-        def images(folder: str, ids: Iterable[int]) -> Iterator[Any]:
-            return self._opened(folder, ids, open_quickly)
-
-        return _read_images(images, fit_quickly, modality, ids, box_of, size)
+        unique, positions = np.unique(ids, return_inverse=True)
+        planes = [
+            fit_quickly(self._opened(folder, unique.tolist(), open_quickly), len(unique), box_of, size)
+            for folder in FOLDERS[modality]
+        ]
+        frames = planes[0] if modality == "rgb" else np.concatenate(planes, axis=-1)
+        return frames if np.array_equal(unique, ids) else frames[positions]
 
 
 class FileFrames:
@@ -107,7 +110,7 @@ class FileFrames:
             raise DataError(f"{self.video.path}: frame {min(wanted)} was there before and can't be decoded now")
 
     def read(self, modality: str, ids: np.ndarray, box_of: BoxOf, size: Size) -> np.ndarray:
-        return _read_images(self.images, fit_frame, modality, ids, box_of, size)
+        return _read_images(self.images, modality, ids, box_of, size)
 
 
 class PackedFrames:
@@ -142,8 +145,7 @@ def _as_slice(ids: np.ndarray) -> slice | np.ndarray:
 
 
 def _read_images(
-    images: Callable[[str, Iterable[int]], Iterator[Any]],
-    fit: Callable[[Any, Box, Size], np.ndarray],
+    images: Callable[[str, Iterable[int]], Iterator[Image.Image]],
     modality: str,
     ids: np.ndarray,
     box_of: BoxOf,
@@ -155,7 +157,7 @@ def _read_images(
     for channel, folder in enumerate(FOLDERS[modality]):
         out = frames if modality == "rgb" else frames[..., channel]
         for i, image in enumerate(images(folder, unique.tolist())):
-            out[i] = fit(image, box_of(image.size), size)
+            out[i] = fit_frame(image, box_of(image.size), size)
     return frames if np.array_equal(unique, ids) else frames[positions]
 
 

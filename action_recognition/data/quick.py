@@ -5,7 +5,8 @@ windows takes 0.55 of the time that Pillow takes, with PNG images 0.8. What torc
 grey is left to clip/image.py, and so are all messages about what can't be read.
 """
 
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from itertools import chain
 from math import ceil, gcd
 from zlib import crc32
 
@@ -20,6 +21,7 @@ from action_recognition.clip.image import MAX_PIXELS, read_image
 from action_recognition.clip.transform import Box, fit_frame
 
 Size = tuple[int, int]  # width, height
+_BYTES_AT_ONCE = 16_000_000  # of images that are resized together
 _AS_IT_IS = 0  # torchvision's ImageReadMode.UNCHANGED
 _EXIF, _FRAME_HEADERS = 0xE1, (0xC0, 0xC1, 0xC2)  # JPEG markers; baseline, extended, progressive
 _PLAIN_CHUNKS = {b"IHDR", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"IDAT", b"IEND"}  # of PNG files, as video tools write
@@ -35,6 +37,10 @@ class QuickImage:
     def size(self) -> Size:
         """(width, height), as Pillow's."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    def as_pillow(self) -> Image.Image:
+        """RGB or L."""
+        return Image.fromarray(self.pixels.squeeze(2).numpy())
 
 
 def open_quickly(path: str, mode: str) -> QuickImage:
@@ -88,19 +94,35 @@ def _png_pixels(content: bytes) -> int:
     return int.from_bytes(content[16:20]) * int.from_bytes(content[20:24]) if name == b"IEND" else 0
 
 
-def fit_quickly(image: QuickImage, box: Box, size: Size) -> np.ndarray:
-    """As clip.transform.fit_frame, which does it where the box is not cut out at the scale of the whole frame."""
-    pixels = image.pixels
-    columns, rows = (_resized_span(box[k], box[k + 2], size[k], image.size[k]) for k in (0, 1))
+def fit_quickly(images: Iterable[QuickImage], num_images: int, box_of: Callable[[Size], Box], size: Size) -> np.ndarray:
+    """The inside of a box of each image at (width, height) `size`: uint8 (T, H, W, C). All images are of one size.
+
+    Many at once take two thirds of the time that one after the other would. clip.transform.fit_frame does it where the
+    box is not cut out at the scale of the whole image.
+    """
+    images = iter(images)
+    first = next(images)
+    box = box_of(first.size)
+    columns, rows = (_resized_span(box[k], box[k + 2], size[k], first.size[k]) for k in (0, 1))
     if columns is None or rows is None:
-        return fit_frame(Image.fromarray(pixels.squeeze(2).numpy()), box, size)
+        fitted = [fit_frame(image.as_pillow(), box, size) for image in chain([first], images)]
+        return np.stack(fitted).reshape(num_images, size[1], size[0], -1)
     (left, right, x, scale_x), (top, bottom, y, scale_y) = columns, rows
-    part = pixels[top:bottom, left:right][None].permute(0, 3, 1, 2)  # 1 C H W, channels last: torch's fast code
-    fitted = interpolate(part, scale_factor=(scale_y, scale_x), mode="bilinear", antialias=True)
-    return fitted[0].permute(1, 2, 0)[y : y + size[1], x : x + size[0]].squeeze(2).numpy()
+    part_of_first = first.pixels[top:bottom, left:right]
+    at_once = max(1, min(num_images, _BYTES_AT_ONCE // part_of_first.numel()))
+    parts = part_of_first.new_empty((at_once, *part_of_first.shape))
+    out = part_of_first.new_empty((num_images, size[1], size[0], part_of_first.shape[2]))
+    for i, image in enumerate(chain([first], images), start=1):
+        waiting = (i - 1) % at_once + 1
+        parts[waiting - 1] = image.pixels[top:bottom, left:right]
+        if waiting == at_once or i == num_images:
+            whole = interpolate(
+                parts[:waiting].permute(0, 3, 1, 2), scale_factor=(scale_y, scale_x), mode="bilinear", antialias=True
+            )  # N C H W, channels last: torch's fast code
+            out[i - waiting : i] = whole.permute(0, 2, 3, 1)[:, y : y + size[1], x : x + size[0]]
+    return out.numpy()
 
 
-@lru_cache(maxsize=64)  # the frames of a clip share their box: 3 % of the time of a JPEG clip
 def _resized_span(first: float, last: float, num_px: int, full: int) -> tuple[int, int, int, float] | None:
     """What to resize of a side of `full` pixels, for the `num_px` that `first`..`last` becomes.
 
