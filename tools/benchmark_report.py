@@ -1,11 +1,14 @@
 """docs/benchmarks.md: every table beside the command that prints it, run on this machine. See tools/benchmark.py."""
 
+import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from action_recognition.machine import num_cores
 
 REPO = Path(__file__).parents[1]
 REPORT = REPO / "docs/benchmarks.md"
@@ -49,14 +52,19 @@ def machine() -> str:
     """The machine, the versions and the date, as a sentence each."""
     import torch
 
-    cores = torch.get_num_threads()
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     names = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "av")
     versions = ", ".join(f"{name} {found}" for name in names if (found := _version(name)))
     return (
-        f"Machine: {cores} cores of {_cpu_name()} ({torch.backends.cpu.get_cpu_capability()}), {gpu}; "
-        f"{platform.system()}, Python {platform.python_version()}, {versions}. {datetime.now(UTC):%Y-%m-%d}."
+        f"Machine: {num_cores()} cores of {_cpu_name()} ({torch.backends.cpu.get_cpu_capability()}), {gpu}; "
+        f"{platform.system()}, Python {platform.python_version()}, {versions}. {datetime.now(UTC):%Y-%m-%d}.{_load()}"
     )
+
+
+def _load() -> str:
+    """What must be said of other programs, whose load on the machine makes all of this slower and less even."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return f"\n\nOther programs were running: the system's load was {load:.1f} at the start." if load > 0.5 else ""
 
 
 def _version(name: str) -> str:
