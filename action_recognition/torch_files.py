@@ -21,7 +21,7 @@ from action_recognition.sealing import TAO_ENCRYPTED, is_sealed_file, unseal_fil
 ACCEPTED = "a checkpoint of this package or of TAO (.pth), or a state dict saved by torch.save"
 # What wrappers put in front of every name: TAO's Lightning module, DistributedDataParallel, torch.compile.
 PREFIXES = ("model.", "module.", "_orig_mod.")
-# What PyTorch lets a file call that takes memory by a number alone, or spreads a tensor out. State dicts need none of it.
+# What PyTorch lets a file call that takes memory by a number alone, or spreads a tensor out: no state dict needs it.
 _MAKES_MEMORY = re.compile(
     rb"c(__builtin__|builtins)\nbytearray\n|ctorch[.\w]*\n\w*Tensor\n"
     rb"|ctorch\._utils\n_rebuild_(device_tensor_from_\w+|nested_tensor|wrapper_subclass)\n"

@@ -91,9 +91,9 @@ def at_rate(frames: Iterator[Any], fps: float, own_fps: float) -> Iterator[Any]:
     """Frames with a `time` in seconds (or None) -> the frame on show at 0, 1/fps, 2/fps ... after the first.
 
     A time that is missing, does not grow, or jumps by more than MAX_STILL_SEC becomes that of the frame before plus
-    1 / own_fps. The last frame is on show for 1 / own_fps.
+    1 / own_fps. The last frame is on show for 1 / own_fps. An `own_fps` below one frame in MAX_STILL_SEC is no rate.
     """
-    own_step = 1 / (own_fps or _DEFAULT_FPS)
+    own_step = 1 / (own_fps if own_fps * MAX_STILL_SEC >= 1 else _DEFAULT_FPS)
     shown, shown_at, offset, num_given = None, 0.0, 0.0, 0
     for frame in frames:
         if shown is None:
