@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_reference as reference
+import cv2
 import numpy as np
 import torch
 from benchmark_frames import memory_folder, write_videos
 from benchmark_rows import Result, Row, rates
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from action_recognition.clip.contract import Contract
 from action_recognition.config import Spec
@@ -175,7 +175,7 @@ def _decode(videos: Sequence[Video], num_frames: int) -> int:
     for i in range(num_frames):
         video = videos[i % len(videos)]
         files = video.files["rgb"]
-        decode_image(read_file(f"{video.path}/rgb/{files.name(i // len(videos) % files.count)}"), ImageReadMode.RGB)
+        cv2.imread(f"{video.path}/rgb/{files.name(i // len(videos) % files.count)}")
     return num_frames
 
 

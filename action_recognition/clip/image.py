@@ -8,7 +8,7 @@ import struct
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from action_recognition.errors import DataError
 
@@ -45,13 +45,22 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
 
 def open_image(path: str | Path) -> Image.Image:
     """The image file, opened and found fit to be decoded, which it is not yet. DataError as read_image."""
+    content, image = read_header(path)
+    if image.format == "PNG":
+        try:
+            image.verify()  # without it Pillow looks at no more checksums than the header's
+        except _DAMAGE as error:
+            raise _unreadable(path, error) from error
+        image = Image.open(BytesIO(content), formats=("PNG",))
+    return image
+
+
+def read_header(path: str | Path) -> tuple[bytes, Image.Image]:
+    """The content of an image file, and what its header says; DataError where that is nothing to be decoded."""
     try:
         with open(path, "rb") as file:
             content = file.read()
         image = Image.open(BytesIO(content), formats=FORMATS)
-        if image.format == "PNG":
-            image.verify()  # without it Pillow looks at no more checksums than the header's
-            image = Image.open(BytesIO(content), formats=("PNG",))
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file has vanished since the folder was listed") from error
     except _DAMAGE as error:
@@ -59,7 +68,7 @@ def open_image(path: str | Path) -> Image.Image:
     if fault := _fault(image):
         image.close()
         raise DataError(f"{path}: {fault}")
-    return image
+    return content, image
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -79,4 +88,5 @@ def _fault(image: Image.Image) -> str:
 
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:
-    return DataError(f"{path}: the image can't be read ({error})")
+    reason = "it is none, or of an unknown kind" if isinstance(error, UnidentifiedImageError) else error
+    return DataError(f"{path}: the image can't be read ({reason})")
