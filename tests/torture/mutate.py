@@ -1,4 +1,4 @@
-"""What all damage to inputs has in common: seeded mutations of bytes and texts, a time limit, a process that may take little memory."""
+"""What damage to inputs has in common: seeded mutations of bytes and texts; limits on time and memory."""
 
 import multiprocessing
 import random
@@ -87,7 +87,7 @@ _CHANGES: list[_Change] = [_flip_bit, _flip_bit, _set_byte, _set_byte, _huge_num
 
 
 def damaged_lines(text: str, rng: random.Random, odd_words: list[str]) -> str:
-    """The text with one to three changes: lines lost, doubled, swapped, indented; words put in or in place of others."""
+    """The text with one to three changes: lines lost, doubled, swapped, indented; words put in or exchanged."""
     lines = text.splitlines(keepends=True)
     for _ in range(rng.choice([1, 1, 2, 3])):
         i = rng.randrange(len(lines)) if lines else 0

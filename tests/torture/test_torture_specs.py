@@ -40,7 +40,22 @@ gpu_id: 0
 """]  # fmt: skip
 WORDS = [*ODD_TEXTS, "nan", ".inf", "-.inf", "1e400", "-1", "0", "9" * 30, "0x10", "1_000", "1:30", "2026-01-01"]
 WORDS += ["!!python/object/apply:os.system [echo]", "!!binary aaaa", "!<x>", "&a [*a]", "*b", "<<: *a", "? [1]"]
-WORDS += ["é", "\U0001f600", "\u202e", "\ufeff", "\x85", "\x1b[31m", "ſ", "'", "\\", "[[[[", "}}", "null", "~", "true"]
+WORDS += [
+    "é",
+    "\U0001f600",
+    "\u202e",
+    "\ufeff",
+    "\x85",
+    "\x1b[31m",
+    "\u017f",
+    "'",
+    "\\",
+    "[[[[",
+    "}}",
+    "null",
+    "~",
+    "true",
+]
 WORDS += ["/dev/null", "/", ".", "a" * 5000, "/" + "b" * 5000, "resnet18", "joint", "3d", "[1, 2, 3]", "{a: {b: 1}}"]
 OVERRIDES = [
     "model",
@@ -148,9 +163,7 @@ def test_a_mutated_spec_is_run_or_refused_with_a_message(tmp_path, paths, run: R
             print(f"seed {task} {seed}: {fault}\narguments {arguments}\nspec {spec.read_bytes()!r}")
     print(f"{valid} of {made} were valid")
     assert made < 100 or valid > made // 30, "hardly one was valid"
-    ledger.close(
-        f"mutated specs through tools/{task}.py", made, lost, "any RecursionError, TypeError ... escapes a check"
-    )
+    ledger.close(f"mutated specs through tools/{task}.py", made, lost, "YAML's numbers out of range are not caught")
 
 
 def test_mutated_specs_in_processes_of_their_own_end_with_a_message(tmp_path, paths, amount, ledger) -> None:
@@ -203,9 +216,7 @@ def test_yaml_that_explodes_or_carries_code_is_refused_at_once(tmp_path, paths, 
         spec.write_text(exploding(rng, witness))
         try:
             code, said = run("train", [str(spec), *needed("train", paths)], seconds=5)
-            fault = fault_of(code, said) or (
-                "was accepted" if code == 0 and "results_dir" not in spec.read_text() else ""
-            )
+            fault = fault_of(code, said)
         except (Exception, Hung) as error:
             fault = repr(error)
         if fault or witness.exists():
