@@ -77,7 +77,7 @@ def _measure(spec: Spec, frames: Path | None, rounds: int) -> Measured:
 def _rate(spec: Spec, videos: Sequence[Any], num_workers: int, rounds: int) -> tuple[float, float]:
     """The median rate of an epoch's clips, and the megabytes that a worker has to itself at the end."""
     frames_a_clip = spec.model.rgb_seq_length
-    num_clips = (16384 if videos[0].packed else 1024) * num_workers // frames_a_clip
+    num_clips = (16384 if videos[0].packed else 2048) * min(num_workers, num_cores()) // frames_a_clip
     loader = training_batches(videos, contract_of(spec, ("a",)), augmentation_of(spec), num_clips, num_workers)
     rates = []
     for epoch in range(rounds + 1):  # the first starts the workers

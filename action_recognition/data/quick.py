@@ -21,7 +21,7 @@ from action_recognition.clip.image import read_header, read_image
 from action_recognition.clip.transform import Box, fit_frame
 
 Size = tuple[int, int]  # width, height
-_BYTES_AT_ONCE = 16_000_000  # of images that are resized together
+_BYTES_AT_ONCE = 2_000_000  # of images that are resized together: more would not stay in the cores' caches
 _JPEG_END = b"\xff\xd9"
 
 
