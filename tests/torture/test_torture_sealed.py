@@ -50,14 +50,14 @@ def test_sealed_file_with_any_byte_changed_is_not_opened(cheap: None, amount, le
                 yield f"byte {place} is {value}", sealed[:place] + bytes([value]) + sealed[place + 1 :]
 
     assert unseal(sealed, KEY, "file") == CONTENT
-    ledger.close("bytes of a sealed file changed", *opened(changed()), "the header is not authenticated")
+    ledger.close("bytes of a sealed file changed", *opened(changed()), "a piece that fails its check is given out")
 
 
 def test_sealed_file_cut_off_or_with_more_behind_it_is_not_opened(cheap: None, amount, ledger) -> None:
     sealed = seal(CONTENT, KEY)
     shorter = ((f"{n} bytes", sealed[:n]) for n in range(len(sealed)))
     longer = ((f"{n} bytes more", sealed + random.Random(n).randbytes(n)) for n in range(1, amount(50, 500)))
-    pieces = ((f"without bytes {a}:{b}", sealed[:a] + sealed[b:]) for a in range(46, len(sealed)) for b in
+    pieces = ((f"without bytes {a}:{b}", sealed[:a] + sealed[b:]) for a in range(sealing._HEADER.size, len(sealed)) for b in
               range(a + 1, len(sealed), amount(9, 1)))  # fmt: skip
     counts = [opened(files) for files in (shorter, longer, pieces)]
     ledger.close("sealed files with parts lost or added", *map(sum, zip(*counts, strict=True)),
@@ -67,7 +67,7 @@ def test_sealed_file_cut_off_or_with_more_behind_it_is_not_opened(cheap: None, a
 def test_sealed_file_with_parts_of_another_is_not_opened(cheap: None, amount, ledger) -> None:
     """The same key and the same content: what is swapped differs in salt, nonces or place only."""
     one, other = seal(CONTENT, KEY), seal(CONTENT, KEY)
-    step, start = 20 + 16, 46
+    step, start = 20 + 16, sealing._HEADER.size
 
     def swapped() -> Iterator[tuple[str, bytes]]:
         yield "header of another", other[:start] + one[start:]
@@ -81,7 +81,7 @@ def test_sealed_file_with_parts_of_another_is_not_opened(cheap: None, amount, le
             if one[a:b] != other[a:b]:
                 yield f"bytes {a}:{b} of another", one[:a] + other[a:b] + one[b:]
 
-    ledger.close("sealed files with parts of another", *opened(swapped()), "all pieces have one nonce, and no header")
+    ledger.close("sealed files with parts of another", *opened(swapped()), "all pieces have one nonce")
 
 
 def test_sealed_header_of_any_kind_takes_no_more_memory_and_time_than_an_own_one(amount, ledger) -> None:
