@@ -32,8 +32,9 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """`text` as UTF-8, whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    """`text` as UTF-8, whole or not at all; OutputError says why not."""
+    with write_errors_told(path):
+        write_whole(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager

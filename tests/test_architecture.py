@@ -52,7 +52,7 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {"deploy": {"loading"}, "command_line": 
 NEVER_AT_THE_TOP = {"av", "cv2", "onnx", "onnxruntime", "tensorrt", "cuda", "cryptography", "modelopt"}
 MAY_LOAD_TORCH = (
     *("models", "training", "tasks", "torch_files", "loading"),
-    "data.prefetch",
+    *("data.prefetch", "data.workers"),
     *("data.dataset", "data.loader", "data.quick", "deploy.export"),
 )
 

@@ -7,7 +7,7 @@ from typing import IO
 
 import pytest
 
-from action_recognition.errors import DataError
+from action_recognition.errors import DataError, OutputError
 from action_recognition.files import link_or_copy, new_folder, writable_parent, write_text, write_whole
 
 
@@ -61,6 +61,14 @@ def test_write_whole_gives_the_mode_that_the_umask_asks_for(tmp_path: Path, mask
 
 def test_write_whole_into_a_missing_folder_is_the_system_s_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No such file"):
+        write_whole(tmp_path / "absent" / "a", lambda file: file.write(b"x"))
+
+
+def test_write_text_that_fails_names_the_file_the_cause_and_the_free_space(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=r"/folder: can't be written: Is a directory \([\d,]+ MiB are free\)$"):
+        write_text(tmp_path / "folder", "x")
+    with pytest.raises(OutputError, match=r"/absent/a: can't be written: No such file .* \(the folder is gone\)$"):
         write_text(tmp_path / "absent" / "a", "x")
 
 

@@ -61,8 +61,12 @@ class TrainingClips(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.videos) * self.clips_per_video
 
+    def video_id(self, key: ClipKey) -> int:
+        """The video that a clip is of."""
+        return key.clip_id // self.clips_per_video
+
     def __getitem__(self, key: ClipKey) -> Sample:
-        video_id = key.clip_id // self.clips_per_video
+        video_id = self.video_id(key)
         rng = np.random.default_rng((self.seed, key.epoch, key.clip_id))
         sample = Sample(self.videos[video_id], video_id, weight=key.weight)
         return _filled(sample, lambda video: self._clips(video, rng))
@@ -85,6 +89,10 @@ class EvaluationWindows(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def video_id(self, index: int) -> int:
+        """The index itself, as of any dataset here."""
+        return index
 
     def __getitem__(self, index: int) -> Sample:
         return _filled(Sample(self.videos[index], index), self._clips)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.transform import scale_and_shift, to_input
 from action_recognition.data.dataset import ClipKey, EvaluationWindows, Sample, TrainingClips
+from action_recognition.data.workers import Watched, start_reader
 from action_recognition.machine import num_cores
 
 
@@ -124,20 +125,33 @@ def mirror(clips: Tensor, modality: str) -> Tensor:
 
 
 def training_loader(
-    dataset: TrainingClips, plan: TrainingPlan, num_workers: int, device: torch.device
+    dataset: TrainingClips, plan: TrainingPlan, num_workers: int, device: torch.device, timeout_sec: float = 0
 ) -> "DataLoader[Any]":
-    """The DataLoader of a training run; its workers live as long as it does."""
+    """The DataLoader of a training run; its workers live as long as it does. Its dataset is Watched.
+
+    RuntimeError of torch's where a batch takes a worker longer than `timeout_sec`, 0 = any time.
+    """
     collate: Any = _Collate(dataset.contract)
-    return DataLoader(dataset, batch_sampler=plan, collate_fn=collate, **_workers(num_workers, device))
+    watched = Watched(dataset, num_workers)
+    return DataLoader(watched, batch_sampler=plan, collate_fn=collate, **_workers(num_workers, device, timeout_sec))
 
 
 def evaluation_loader(
-    dataset: EvaluationWindows, num_workers: int, device: torch.device, rank: int = 0, num_processes: int = 1
+    dataset: EvaluationWindows,
+    num_workers: int,
+    device: torch.device,
+    rank: int = 0,
+    num_processes: int = 1,
+    timeout_sec: float = 0,
 ) -> "DataLoader[Any]":
-    """A DataLoader over every num_processes-th video from `rank` on: each video on one process, none twice."""
+    """A DataLoader over every num_processes-th video from `rank` on: each video on one process, none twice.
+
+    Its dataset is Watched. RuntimeError of torch's where a video takes a worker longer than `timeout_sec`.
+    """
     shard = range(rank, len(dataset), num_processes)
     one_by_one: Any = _tensors
-    return DataLoader(dataset, None, sampler=shard, collate_fn=one_by_one, **_workers(num_workers, device))
+    how = _workers(num_workers, device, timeout_sec)
+    return DataLoader(Watched(dataset, num_workers), None, sampler=shard, collate_fn=one_by_one, **how)
 
 
 def usable_workers(num_workers: int, num_processes_here: int = 1) -> int:
@@ -209,11 +223,13 @@ def _tensors(sample: Sample) -> Sample:
     return replace(sample, clips=clips)
 
 
-def _workers(num_workers: int, device: torch.device) -> dict[str, Any]:
+def _workers(num_workers: int, device: torch.device, timeout_sec: float) -> dict[str, Any]:
     # A generator of its own: the DataLoader draws worker seeds, and must not move the state that dropout draws from.
     return {
         "num_workers": num_workers,
         "pin_memory": device.type == "cuda",
         "persistent_workers": num_workers > 0,
+        "worker_init_fn": start_reader,
+        "timeout": timeout_sec if num_workers else 0,
         "generator": torch.Generator(),
     }

@@ -18,6 +18,7 @@ from action_recognition.data.agreement import check_agreement, contract_of
 from action_recognition.data.dataset import EvaluationWindows, Sample
 from action_recognition.data.index import Index, stop_if_too_many
 from action_recognition.data.loader import ToInput, evaluation_loader, window_batches
+from action_recognition.data.workers import reader_errors_told
 from action_recognition.errors import SpecError
 from action_recognition.files import write_text
 from action_recognition.loading import description
@@ -118,7 +119,9 @@ def score_videos(
     precision = supported_precision(windowing.precision, windowing.key, device)
     windows = EvaluationWindows(index.videos, contract, windowing.mode, windowing.num_segments)
     num_workers = workers_here(spec, process, say)
-    loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes)
+    timeout_sec = spec.dataset.timeout_sec
+    loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes, timeout_sec)
+    readers: list[Any] = [loader.dataset]
     batches = window_batches(Readable[Sample](loader, spec.dataset.on_bad_video), windowing.batch_size)
     bar = ProgressBar(
         "scoring", len(range(process.rank, len(index.videos), process.num_processes)), "video", process.is_first
@@ -132,7 +135,10 @@ def score_videos(
     model = trained.model.to(device)
     num_classes = len(contract.class_names)
     try:
-        scores, problems = evaluate(model, batches, to_input, Precision(precision, device.type), num_classes, advance)
+        with reader_errors_told(readers, timeout_sec):
+            scores, problems = evaluate(
+                model, batches, to_input, Precision(precision, device.type), num_classes, advance
+            )
     finally:
         bar.close()
     stop_if_too_many([*index.skipped, *problems.items()], len(index.videos) + len(index.skipped))

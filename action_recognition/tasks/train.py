@@ -33,8 +33,9 @@ from action_recognition.data.loader import (
     window_batches,
 )
 from action_recognition.data.prefetch import Prefetcher
+from action_recognition.data.workers import reader_errors_told
 from action_recognition.errors import CheckpointError, Interrupted, SpecError, UserError
-from action_recognition.files import write_errors_told, write_text
+from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.weights import load_pretrained, load_state
@@ -229,7 +230,12 @@ class Trainer:
         self.say(f"training in {run.precision.name}{layout}: {clips} clips an epoch, {size} in a batch")
         self._open_folder()
         try:
-            with self.stop, self._ended_by_signal(), compile_errors_told() if train.compile else nullcontext():
+            with (
+                self.stop,
+                self._ended_by_signal(),
+                reader_errors_told(self.readers, self.spec.dataset.timeout_sec),
+                compile_errors_told() if train.compile else nullcontext(),
+            ):
                 fit(run, state, train.num_epochs, self.plan, batches, validate, train.validation_interval, self)
         except BaseException as error:
             self.status.write("FAILURE", str(error) or type(error).__name__)
@@ -267,7 +273,8 @@ class Trainer:
         dataset = self.spec.dataset
         clips = TrainingClips(self.index.videos, self.contract, self.augmentation, dataset.clips_per_video, self.seed)
         self.num_workers = workers_here(self.spec, self.process, self.say)
-        loader = training_loader(clips, self.plan, self.num_workers, self.process.device)
+        loader = training_loader(clips, self.plan, self.num_workers, self.process.device, dataset.timeout_sec)
+        self.readers: list[Any] = [loader.dataset]
         return Prefetcher(Readable[Batch](loader, dataset.on_bad_video), self.process.device)
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
@@ -275,7 +282,9 @@ class Trainer:
             return None
         process, num_classes = self.process, len(self.contract.class_names)
         windows = EvaluationWindows(self.val_index.videos, self.contract)
-        loader = evaluation_loader(windows, self.num_workers, process.device, process.rank, process.num_processes)
+        shard = (process.rank, process.num_processes)
+        loader = evaluation_loader(windows, self.num_workers, process.device, *shard, self.spec.dataset.timeout_sec)
+        self.readers.append(loader.dataset)
         videos = Readable[Sample](loader, self.spec.dataset.on_bad_video)
 
         def validate() -> dict[str, float]:
@@ -302,8 +311,7 @@ class Trainer:
         self.trace = Trace(self.folder / trace, self.say, self.spec.train.profile)
         self._reported_problems = 0
         if self.process.is_first:
-            with write_errors_told(self.folder / "spec.yaml"):
-                write_text(self.folder / "spec.yaml", yaml.safe_dump(to_plain(self.spec), sort_keys=False))
+            write_text(self.folder / "spec.yaml", yaml.safe_dump(to_plain(self.spec), sort_keys=False))
             write_metrics(self.folder / "metrics.jsonl", self.state.history)
         self.status.write("STARTED", f"training {self.contract.model_type} {self.spec.model.backbone}")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from action_recognition.files import write_errors_told, write_text
+from action_recognition.files import write_text
 
 
 class StatusFile:
@@ -48,8 +48,7 @@ class StatusFile:
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """metrics.jsonl from the whole history, so that no epoch is there twice however often a run was cut off."""
-    with write_errors_told(path):
-        write_text(path, "".join(json.dumps(finite_or_none(row)) + "\n" for row in history))
+    write_text(path, "".join(json.dumps(finite_or_none(row)) + "\n" for row in history))
 
 
 def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
