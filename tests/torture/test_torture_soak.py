@@ -46,7 +46,7 @@ def memory_mib() -> float:
 
 def count_above(values: list[float], most_more: float) -> tuple[int, int]:
     """How many values came after the warm-up, and how many of them lie above all of it by more than `most_more`."""
-    warm = min(len(values) // 5 + 1, 20)
+    warm = min(len(values) // 5 + 1, 8)
     return len(values) - warm, sum(value > max(values[:warm]) + most_more for value in values[warm:])
 
 
