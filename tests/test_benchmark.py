@@ -172,7 +172,7 @@ def test_the_ratio_of_a_rate_and_of_a_cost_is_how_many_times_better_ours_is() ->
 def test_what_falls_short_is_shown_as_such() -> None:
     text = table(Result([Row("x", "clips/s", 3.0, 2.0, 0.5, wanted_ratio=1.6, wanted_limit=0.4)], ["A note."]))
     assert text.splitlines()[2:] == [
-        "| x | clips/s | 3 | 2 | 1.50 | 50% | ratio 1.6: **falls short**; 40% of the limit |",
+        "| x | clips/s | 3 | 2 | 1.50 | 50.0% | ratio 1.6: **falls short**; 40% of the limit |",
         "",
         "A note.",
     ]
@@ -182,7 +182,7 @@ def test_more_than_the_limit_is_told_in_the_table_and_is_one_in_json() -> None:
     row = Row("x", "clips/s", 3.0, 2.0, 1.04)
     assert row.to_plain()["limit"] == 1.0
     assert table(Result([row])).splitlines()[2:] == [
-        "| x | clips/s | 3 | 2 | 1.50 | 104% |  |",
+        "| x | clips/s | 3 | 2 | 1.50 | 104.0% |  |",
         "",
         "More than 100 % of the limit is noise of the measurement.",
     ]

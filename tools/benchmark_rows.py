@@ -85,7 +85,7 @@ def table(result: Result) -> str:
     """The rows as Markdown, and the notes below them."""
     lines = ["| what | unit | ours | reference | ratio | of the limit | wanted |", "|---|---|---|---|---|---|---|"]
     for row in result.rows:
-        limit = "" if row.limit is None else f"{row.limit:.0%}"
+        limit = "" if row.limit is None else f"{row.limit:.1%}"
         ours, reference = (f"{x:.3g}" if abs(x) < 100 else f"{x:.0f}" for x in (row.ours, row.reference))
         lines.append(f"| {row.name} | {row.unit} | {ours} | {reference} | {row.ratio:.2f} | {limit} | {row.wanted} |")
     if any((row.limit or 0) > 1 for row in result.rows):
