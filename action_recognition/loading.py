@@ -34,6 +34,9 @@ def load_checkpoint(
 def description(content: Mapping[str, Any], path: str | Path) -> tuple[ModelSpec, Contract]:
     """The model spec and the contract that a checkpoint holds."""
     try:
-        return model_spec_from_plain(content["spec"]["model"]), contract_from_plain(content["contract"])
+        spec = content["spec"]
+        if not isinstance(spec, Mapping):
+            raise ValueError(f"the spec must be a mapping, got {type(spec).__name__}")
+        return model_spec_from_plain(spec["model"]), contract_from_plain(content["contract"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its description of the model can't be used: {error}") from error

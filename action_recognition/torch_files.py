@@ -44,6 +44,8 @@ def read_file(path: str | os.PathLike[str], key: str | None = None) -> Any:
         if asked := _MAKES_MEMORY.search(_pickled(source)):
             found = b".".join(asked[0].split()).decode()[1:]
             raise CheckpointError(f"{path}: asks for memory of its own making: refused ({found}). Accepted: {ACCEPTED}")
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
         # Only the zip format can be mapped; the published I3D files are older than it.
         mappable = source is path and zipfile.is_zipfile(path)
         content = torch.load(source, map_location="cpu", weights_only=True, mmap=mappable)
@@ -86,13 +88,16 @@ def some_names(names: list[str]) -> str:
 def _pickled(source: Path | io.BytesIO) -> bytes:
     """All that is pickled in a file of PyTorch; of one older than the zip format, the whole file.
 
-    BadZipFile where the parts are compressed: PyTorch never does that, and a part may then be of any size.
+    BadZipFile where a part is not what it was, which PyTorch does not look at, and where parts are compressed: PyTorch
+    never does that, and one may then be of any size.
     """
     if not zipfile.is_zipfile(source):
         return source.read_bytes() if isinstance(source, Path) else source.getvalue()
     with zipfile.ZipFile(source) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise zipfile.BadZipFile("compressed")
+        if changed := archive.testzip():
+            raise zipfile.BadZipFile(f"{changed} has another checksum")
         return b"".join(archive.read(part) for part in archive.infolist() if part.filename.endswith(".pkl"))
 
 

@@ -53,6 +53,8 @@ def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> It
             if not container.streams.video:
                 raise DataError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise DataError(f"{path}: is in a codec that this FFmpeg does not know")
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the stream may say other than the header
             stream.thread_type = "NONE"  # at these sizes one thread a video, many videos at once, is the fastest

@@ -294,11 +294,11 @@ def _of_subset(path: Path, rows: list[_Row], subset: str | None) -> list[_Row]:
         return rows
     if subset is None:
         raise DataError(
-            f"{path}: holds the subsets {', '.join(known)}, and one is needed; "
+            f"{path}: holds the subsets {_few(known)}, and one is needed; "
             f"python tools/dataset.py split VIDEOS DST --list {path} makes a list of each"
         )
     if subset not in known:
-        raise DataError(f"{path}: holds no subset {subset!r}, but {', '.join(known) or 'no subsets at all'}")
+        raise DataError(f"{path}: holds no subset {subset!r}, but {_few(known) or 'no subsets at all'}")
     return [row for row in rows if row.subset == subset]
 
 
@@ -340,8 +340,7 @@ def _free_labels(rows: Sequence[_Row]) -> tuple[list[Label], tuple[str, ...] | N
 def _index_of(row: _Row, class_names: Sequence[str]) -> int:
     last = len(class_names) - 1
     if not _WHOLE_NUMBER.fullmatch(row.label):
-        known = ", ".join(class_names[:10]) + ", ..." * (last >= 10)
-        raise DataError(f"{row.place}: label {_shown(row.label)} is not one of the classes {known}")
+        raise DataError(f"{row.place}: label {_shown(row.label)} is not one of the classes {_few(class_names)}")
     if not 0 <= int(row.label) <= last:
         raise DataError(f"{row.place}: label {row.label} is not one of 0..{last}, the indices of the classes")
     return int(row.label)
@@ -378,7 +377,9 @@ class _Files:
         """`path` relative to the root. DataError where it leads out of it."""
         relative = os.path.relpath(path, self._absolute) if os.path.isabs(path) else os.path.normpath(path)
         if relative.split(os.sep)[0] in (os.pardir, os.curdir):
-            raise DataError(f"{row.place}: {path} leads out of {self.root}, the folder that the list's videos are in")
+            raise DataError(
+                f"{row.place}: {_cut(path)} leads out of {self.root}, the folder that the list's videos are in"
+            )
         return relative
 
     def _list(self, folder: str) -> _Folder:
@@ -407,8 +408,16 @@ def _place(path: Path, number: int, text: str) -> str:
     return f"{path}, line {number} {_shown(text.strip())}"
 
 
-def _shown(text: str, limit: int = 80) -> str:
-    return repr(text if len(text) <= limit else f"{text[: limit - 3]}...")
+def _shown(text: str) -> str:
+    return repr(_cut(text))
+
+
+def _cut(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(_cut, names[:10])) + ", ..." * (len(names) > 10)
 
 
 def _first_ten(missing: Sequence[tuple[str, str]]) -> str:

@@ -7,6 +7,7 @@ Owns the names of both, and the reading of model files; runs no model.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ def parse_onnx(content: bytes, what: str | Path) -> Any:
     if outside:
         names = ", ".join(sorted(outside))
         raise DeployError(f"{what}: keeps weights in other files ({names}), which are not read; export it as one file")
+    for tensor in _tensors(model):
+        # The smallest elements have two bits. ONNX Runtime itself is satisfied where a size, cut to 64 bits, fits.
+        if min(tensor.dims, default=0) < 0 or prod(tensor.dims) > 4 * tensor.ByteSize():
+            raise DeployError(
+                f"{what}: {tensor.name} claims shape {list(tensor.dims)}, and the file holds no such tensor"
+            )
     return model
 
 

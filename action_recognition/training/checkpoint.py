@@ -130,7 +130,10 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> Any:
 
 def is_checkpoint(content: object) -> bool:
     """True for what this program saved, with its training state and its contract."""
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    if not isinstance(content, dict):
+        return False
+    number = content.get("format")  # a tensor can't be compared, and makes no checkpoint
+    return isinstance(number, int) and number == FORMAT
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
