@@ -397,6 +397,19 @@ def test_run_started_again_after_its_last_epoch_has_nothing_to_do(tree: Path, tm
 
 
 @pytest.mark.usefixtures("tiny_models")
+def test_run_killed_right_after_its_last_checkpoint_gets_its_last_figures_when_it_is_started_again(
+    tree: Path, tmp_path: Path
+) -> None:
+    history, _ = run_train(tree, tmp_path, "train.num_epochs=2")
+    (tmp_path / "train" / "metrics.jsonl").write_text(json.dumps(history[0]) + "\n")
+    (tmp_path / "train" / "status.json").unlink()
+    run_train(tree, tmp_path, "train.num_epochs=2")
+    metrics = (tmp_path / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in metrics] == history
+    assert [line["status"] for line in status_of(tmp_path)] == ["SUCCESS"]
+
+
+@pytest.mark.usefixtures("tiny_models")
 def test_resume_with_other_rate_epochs_and_workers_says_one_line_each_and_uses_them(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def train(spec: Spec, say: Say) -> list[dict[str, Any]]:
     """Train as `spec` says, going on from the newest checkpoint in its results folder. Returns the epochs' figures."""
     torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
     torch.backends.cudnn.deterministic = spec.train.cudnn.deterministic
-    with connected(spec.train.device, spec.train.gpu_ids, "train.device") as process:
+    with connected(spec.train.device, spec.train.gpu_ids, "train.device", spec.train.timeout_sec) as process:
         trainer = Trainer(spec, process, say if process.is_first else lambda text: None)
         trainer.resume()
         return trainer.fit()
@@ -220,6 +220,9 @@ class Trainer:
         train, run, state = self.spec.train, self.run, self.state
         if state.epoch >= train.num_epochs:
             self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}")
+            if self.process.is_first:  # it may have been killed between its last checkpoint and these
+                write_metrics(self.folder / "metrics.jsonl", state.history)
+            self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
             return state.history
         if self.plan.smallest_batch == 1 and not train.sync_bn:
             check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
