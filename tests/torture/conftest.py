@@ -6,11 +6,13 @@ line there, which tools/torture.py makes docs/reliability.md of.
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 Amount = Callable[[int, int], int]
 
 

@@ -3,33 +3,24 @@
 A run saves every step. It is killed at moments drawn at random, or when it says that it is in the middle of something.
 """
 
-import json
 import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import Amount, Ledger
-from tiny import MakeTree
-
-from action_recognition.training.checkpoint import read_checkpoint
-
-sys.path.insert(0, str(Path(__file__).parent))
 import tiny_run
+from conftest import Amount, Ledger
+from outside import check_equal, damaged, kill_all, launch, ranks_of, wait_for
+from tiny import MakeTree
 
 AIMS = ("checkpoint write", "rename", "validation", "start-up", None, "step")  # taken in turn; None: any moment
 FORKED = multiprocessing.get_context("forkserver")  # torch is loaded once: a run starts in a fraction of a second
 FORKED.set_forkserver_preload(["tiny_run"])
-Alive = Callable[[], bool]
 
 
 @pytest.fixture(scope="module")
@@ -55,44 +46,6 @@ def start(data: Path, results: Path, *more: str) -> Any:
     process = FORKED.Process(target=tiny_run.run_and_exit, args=(data, results, more, results.parent / "log"))
     process.start()
     return process
-
-
-def wait_for(moment: Path, aim: str | None, delay_sec: float, is_alive: Alive) -> None:
-    """Until `delay_sec` are over, and then until the run is in the middle of `aim`."""
-    until = time.monotonic() + delay_sec
-    while is_alive() and time.monotonic() < until:
-        time.sleep(0.001)
-    while aim and is_alive() and not (moment.exists() and moment.read_text().strip() == aim):
-        time.sleep(0.001)
-
-
-def weights_and_figures(results: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What must not differ by a bit: the weights, what the optimizer keeps, the figures that were not timed."""
-    content = read_checkpoint(results / "train" / "ar_model_latest.pth")
-    rows = [json.loads(line) for line in (results / "train" / "metrics.jsonl").read_text().splitlines()]
-    rows = [{name: value for name, value in row.items() if not name.endswith("_sec")} for row in rows]
-    momenta = [state["momentum_buffer"] for state in content["optimizer"]["state"].values()]
-    return {**content["state_dict"], **{f"momentum {i}": m for i, m in enumerate(momenta)}}, rows
-
-
-def check_equal(results: Path, undisturbed: Path, num_epochs: int) -> list[str]:
-    """What differs from the run that nothing has disturbed, and what was left lying about."""
-    (weights, rows), (expected, expected_rows) = weights_and_figures(results), weights_and_figures(undisturbed)
-    faults = [name for name in expected if not torch.equal(weights[name], expected[name])]
-    faults += ["metrics.jsonl"] * (rows != expected_rows or [row["epoch"] for row in rows] != [*range(num_epochs)])
-    names, expected_names = (sorted(os.listdir(folder / "train")) for folder in (results, undisturbed))
-    return faults + ["files: " + ", ".join(set(names) ^ set(expected_names))] * (names != expected_names)
-
-
-def damaged(results: Path) -> list[str]:
-    """The checkpoints that can't be read: none, whenever a run was killed."""
-    found = []
-    for path in (results / "train").glob("*.pth"):
-        try:
-            read_checkpoint(path)
-        except Exception as error:
-            found.append(f"{path.name}: {error}")
-    return found
 
 
 def test_run_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
@@ -127,32 +80,6 @@ def test_run_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
 
 
 # --- under torchrun ---
-
-
-def launch(data: Path, results: Path, *more: str) -> "subprocess.Popen[bytes]":
-    results.parent.mkdir(parents=True, exist_ok=True)
-    for path in (*results.parent.glob("pid.*"), *results.parent.glob("moment*")):
-        path.unlink()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tiny_run.__file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (results.parent / "log").open("ab") as log:
-        command = [*torchrun, str(data), str(results), *more]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def ranks_of(results: Path) -> list[int]:
-    return [int(path.read_text()) for path in sorted(results.parent.glob("pid.*")) if path.read_text()]
-
-
-def kill_all(process: "subprocess.Popen[bytes]", pids: list[int]) -> None:
-    for pid in (process.pid, *pids):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

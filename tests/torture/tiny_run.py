@@ -1,7 +1,8 @@
 """A training run of the tiny network that damage is done to, in a process of its own, slowed where it is of interest.
 
 Beside the results folder, `moment` holds what the run is in the middle of, and `pid.<rank>` its processes. Nothing of
-this is in the program: the process that is killed slows itself.
+this is in the program: the process that is killed slows itself. With TINY_RUN_LATE=1:9 rank 1 comes 9 s late; with
+TINY_RUN_TURN_SEC=2 processes that lost others wait 2 s before they tell of it.
 
   python tiny_run.py DATA RESULTS [section.key=value ...]
 """
@@ -25,7 +26,7 @@ from action_recognition import files
 from action_recognition.command_line import run_tool
 from action_recognition.data.agreement import training_problems
 from action_recognition.tasks import train
-from action_recognition.training import checkpoint
+from action_recognition.training import checkpoint, distributed
 
 MOMENTS = ("start-up", "checkpoint write", "rename", "validation", "step")
 PAUSE_SEC = float(os.environ.get("TINY_RUN_PAUSE_SEC", "0.02"))
@@ -96,6 +97,8 @@ def run(data: Path, results: Path, *more: str, log: Path | None = None) -> int:
     """The train tool, as its users start it but for the network; returns its exit code. `log`: where to say what."""
     rank = os.environ.get("RANK", "0")
     torch.set_num_threads(1)
+    late_rank, _, late_sec = os.environ.get("TINY_RUN_LATE", "").partition(":")
+    distributed._TURN_SEC = float(os.environ.get("TINY_RUN_TURN_SEC", distributed._TURN_SEC))
     results.parent.mkdir(parents=True, exist_ok=True)
     (results.parent / f"pid.{rank}").write_text(str(os.getpid()))
     if log:
@@ -103,6 +106,8 @@ def run(data: Path, results: Path, *more: str, log: Path | None = None) -> int:
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
+    if rank == late_rank:
+        time.sleep(float(late_sec))
     with pytest.MonkeyPatch.context() as patch:
         use_tiny_models(patch)
         slowed(patch, Moments(results.parent / (f"moment.{rank}" if rank != "0" else "moment")))
