@@ -1,15 +1,18 @@
 """Runs of tiny_run seen from outside: started under torchrun, waited for, killed, compared."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny_run
 import torch
 
@@ -17,6 +20,24 @@ from action_recognition.training.checkpoint import read_checkpoint
 
 Alive = Callable[[], bool]
 Torchrun = subprocess.Popen[bytes]
+FORKED = multiprocessing.get_context("forkserver")  # torch is loaded once: a run starts in a fraction of a second
+FORKED.set_forkserver_preload(["tiny_run"])
+
+
+def ready_to_fork() -> None:
+    """Start the process that runs are forked from. It finds modules by PYTHONPATH alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        process = FORKED.Process(target=time.sleep, args=(0,))
+        process.start()
+        process.join()
+
+
+def start(data: Path, results: Path, *more: str) -> Any:
+    (results.parent / "moment").unlink(missing_ok=True)
+    process = FORKED.Process(target=tiny_run.run_and_exit, args=(data, results, more, results.parent / "log"))
+    process.start()
+    return process
 
 
 def wait_for(moment: Path, aim: str | None, delay_sec: float, is_alive: Alive) -> None:
@@ -74,13 +95,24 @@ def ranks_of(results: Path) -> list[int]:
 
 
 def kill_all(process: Torchrun, pids: list[int]) -> None:
-    for pid in (process.pid, *pids):
-        try:
+    """End torchrun and its processes, also those that have not said yet who they are."""
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGSTOP)  # so that it starts no more of them
+        pids = [*pids, *children_of(process.pid)]
+    for pid in (*pids, process.pid):
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     process.wait()
     wait_for_end(pids)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, by all its threads."""
+    with suppress(OSError):
+        return [
+            int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+        ]
+    return []
 
 
 def wait_for_end(pids: list[int], seconds: float = 60) -> bool:

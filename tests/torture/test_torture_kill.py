@@ -3,24 +3,19 @@
 A run saves every step. It is killed at moments drawn at random, or when it says that it is in the middle of something.
 """
 
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tiny_run
 from conftest import Amount, Ledger
-from outside import check_equal, damaged, kill_all, launch, ranks_of, wait_for
+from outside import check_equal, damaged, kill_all, launch, ranks_of, ready_to_fork, start, wait_for
 from tiny import MakeTree
 
 AIMS = ("checkpoint write", "rename", "validation", "start-up", None, "step")  # taken in turn; None: any moment
-FORKED = multiprocessing.get_context("forkserver")  # torch is loaded once: a run starts in a fraction of a second
-FORKED.set_forkserver_preload(["tiny_run"])
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +26,7 @@ def data(make_tree: MakeTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> None:
-    """Start the process that runs are forked from. It finds modules by PYTHONPATH alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(tiny_run.__file__).parent), os.environ.get("PYTHONPATH", "")])
-        )
-        process = FORKED.Process(target=time.sleep, args=(0,))
-        process.start()
-        process.join()
-
-
-def start(data: Path, results: Path, *more: str) -> Any:
-    (results.parent / "moment").unlink(missing_ok=True)
-    process = FORKED.Process(target=tiny_run.run_and_exit, args=(data, results, more, results.parent / "log"))
-    process.start()
-    return process
+    ready_to_fork()
 
 
 def test_run_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
