@@ -61,7 +61,7 @@ def test_run_told_to_stop_saves_exits_with_128_and_the_signal_and_goes_on_with_t
         lost += [f"run {runs}: {a}, but {b}" for a, b in halts(said(results)) if a != b]
         lost += [f"run {runs}: {fault}" for fault in check_equal(results, undisturbed, 3)]
     print(made, runs, lost)
-    ledger.close("SIGTERM and SIGINT in training", made, len(lost), "the step is not saved before the run ends")
+    ledger.close("SIGTERM and SIGINT in training", made, len(lost), "NOT YET")
 
 
 @pytest.mark.slow
