@@ -53,8 +53,8 @@ def indexed(root: Path) -> Index:
 
 PARTS = [b" ", b"  ", b"'", b'"', b"\n", b"\r\n", b"\t", b"\\", b"\xff", b"\xe9", b"\xc3", b"\xed\xa0\x80", b"%s", b"%",
          b"*", b"?", b"[a]", b"{0}", b"$HOME", b"`id`", b";", b"|", b"&", b"<b>", b",", b"=1+1", b"-rf", b"@", b"#",
-         b"~", b"a", b"\xc3\xa9", b"e\xcc\x81", b"\xe2\x80\xae", b"\xf0\x9f\x98\x80", b"\x1b[31m", b"\x7f", b"10", b"007",
-         b"x" * 50]  # fmt: skip
+         b"~", b"a", b"\xc3\xa9", b"e\xcc\x81", b"\xe2\x80\xae", b"\xf0\x9f\x98\x80", b"\x1b[31m", b"\x7f", b"10",
+         b"007", b"x" * 50]  # fmt: skip
 
 
 def odd_name(rng: random.Random) -> str:

@@ -57,8 +57,10 @@ def test_sealed_file_cut_off_or_with_more_behind_it_is_not_opened(cheap: None, a
     sealed = seal(CONTENT, KEY)
     shorter = ((f"{n} bytes", sealed[:n]) for n in range(len(sealed)))
     longer = ((f"{n} bytes more", sealed + random.Random(n).randbytes(n)) for n in range(1, amount(50, 500)))
-    pieces = ((f"without bytes {a}:{b}", sealed[:a] + sealed[b:]) for a in range(sealing._HEADER.size, len(sealed)) for b in
-              range(a + 1, len(sealed), amount(9, 1)))  # fmt: skip
+    body = range(sealing._HEADER.size, len(sealed))
+    pieces = (
+        (f"without {a}:{b}", sealed[:a] + sealed[b:]) for a in body for b in range(a + 1, len(sealed), amount(9, 1))
+    )
     counts = [opened(files) for files in (shorter, longer, pieces)]
     ledger.close("sealed files with parts lost or added", *map(sum, zip(*counts, strict=True)),
                  "the last piece is not marked")  # fmt: skip
