@@ -26,8 +26,7 @@ HEAD = """# Speed, beside the reference's way
 Written by `make bench` (`tools/benchmark.py all`); not to be edited. Each table comes from the command above it; ours
 and the reference's way (tools/benchmark_reference.py) take turns in one run after a warm-up, and figures are medians of
 {rounds}. Ratios travel from machine to machine, rates do not. Rates a core are for a second of CPU time. Of the
-limit: ours over what the bare library calls reach. What falls short of what is wanted says so. How cost grows with
-clips, workers and data sets: [scaling.md](scaling.md).
+limit: ours over what the bare library calls reach. What falls short of what is wanted says so.{scaling}
 
 {machine}
 """
@@ -35,7 +34,8 @@ clips, workers and data sets: [scaling.md](scaling.md).
 
 def write_report(rounds: int) -> int:
     """Run all sections and write the file. Returns the exit code: 1 where a section failed, which then says so."""
-    parts, exit_code = [HEAD.format(rounds=rounds, machine=machine())], 0
+    scaling = " [scaling.md](scaling.md): how cost grows." if (REPO / "docs/scaling.md").exists() else ""
+    parts, exit_code = [HEAD.format(rounds=rounds, machine=machine(), scaling=scaling)], 0
     for title, command in SECTIONS:
         print(f"{command} ...", flush=True)
         words = [f"tools/{command.split()[0]}", *command.split()[1:], "--rounds", str(rounds)]
@@ -44,7 +44,7 @@ def write_report(rounds: int) -> int:
         found = done.stdout if done.returncode == 0 else f"Failed: {done.stderr.strip().splitlines()[-1]}\n"
         print(found, flush=True)
         parts.append(f"## {title}\n\n```sh\npython tools/{command}\n```\n\n{found}")
-    REPORT.write_text("\n".join(parts), encoding="utf-8")
+        REPORT.write_text("\n".join(parts), encoding="utf-8")  # at each step, so that nothing measured is lost
     return int(exit_code)
 
 

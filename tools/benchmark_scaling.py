@@ -26,6 +26,7 @@ from action_recognition.models import build_model
 
 DOCS = Path(__file__).parents[1] / "docs"
 LENGTHS, WORKERS, SOURCES = (8, 16, 32, 64), (1, 2, 4, 8), ("jpg", "cache")
+FRAMES_AN_EPOCH = {"jpg": 2048, "cache": 16384}  # for each worker that has a core: seconds of work
 # What is not measured here but assumed.
 FRAMES_A_VIDEO = 250  # 10 s at 25 frames/s, as in Kinetics
 GPU_FLOPS = 0.45 * 989e12  # 45 % of an H100's dense bf16 peak
@@ -76,8 +77,8 @@ def _measure(spec: Spec, frames: Path | None, rounds: int) -> Measured:
 
 def _rate(spec: Spec, videos: Sequence[Any], num_workers: int, rounds: int) -> tuple[float, float]:
     """The median rate of an epoch's clips, and the megabytes that a worker has to itself at the end."""
-    frames_a_clip = spec.model.rgb_seq_length
-    num_clips = (16384 if videos[0].packed else 2048) * min(num_workers, num_cores()) // frames_a_clip
+    num_frames = FRAMES_AN_EPOCH["cache" if videos[0].packed else "jpg"] * min(num_workers, num_cores())
+    num_clips = num_frames // spec.model.rgb_seq_length
     loader = training_batches(videos, contract_of(spec, ("a",)), augmentation_of(spec), num_clips, num_workers)
     rates = []
     for epoch in range(rounds + 1):  # the first starts the workers
