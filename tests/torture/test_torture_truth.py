@@ -420,7 +420,7 @@ def test_steps_of_generated_runs_are_those_of_a_few_lines_of_numpy(
         jobs = [random_job(rng) for _ in range(amount(10, 150))]
         path = tmp_path / f"of{num_processes}_"
         arguments = (num_processes, free_ports(1)[0], jobs, path)
-        mp.start_processes(jobs_of, arguments, num_processes, start_method="fork")
+        mp.start_processes(jobs_of, arguments, num_processes, start_method="spawn")
         ranks = [np.load(f"{path}{rank}.npy") for rank in range(num_processes)]
         for i, job in enumerate(jobs):
             expected = by_numpy(job, num_processes)
