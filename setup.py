@@ -23,7 +23,10 @@ EXTRAS = {
         "opencv-python-headless>=4.11",  # reads frames in training and writes them: up to 2 times as fast as Pillow
     ],
     "flow": ["opencv-python-headless>=4.11"],  # DIS optical flow on a CPU
-    "deploy": ["onnxruntime>=1.20", "onnxscript>=0.3"],  # runs exported models; torch's exporter
+    "deploy": [
+        "onnxruntime>=1.26",  # runs exported models; 1.24 and older take weights from other files than the model's
+        "onnxscript>=0.4",  # torch's exporter; torch 2.10 needs a module that 0.3 does not have
+    ],
     "report": ["matplotlib>=3.8", "tensorboard>=2.16"],  # plots; training curves
 }
 EXTRAS["trt"] = ["tensorrt>=10.14", "cuda-python>=13"]  # builds and runs TensorRT engines on NVIDIA GPUs
