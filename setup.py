@@ -24,7 +24,7 @@ EXTRAS = {
     ],
     "flow": ["opencv-python-headless>=4.11"],  # DIS optical flow on a CPU
     "deploy": [
-        "onnxruntime>=1.26",  # runs exported models; 1.24 and older take weights from other files than the model's
+        "onnxruntime>=1.26",  # runs exported models; 1.20 reads weights from other files in silence, 1.26 does not
         "onnxscript>=0.4",  # torch's exporter; torch 2.10 needs a module that 0.3 does not have
     ],
     "report": ["matplotlib>=3.8", "tensorboard>=2.16"],  # plots; training curves
