@@ -141,6 +141,7 @@ class OnnxExecutor:
         self.description = from_metadata(session.get_modelmeta().custom_metadata_map, path)
         self.max_batch: int | None = next(iter(self.inputs.values()))[0]
         self.min_batch = self.max_batch or 1
+        self._path = path
         self._session: Any = session
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -148,7 +149,11 @@ class OnnxExecutor:
         if self._session is None:
             raise RuntimeError("OnnxExecutor: is closed")
         check_inputs(inputs, self.inputs)
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), dict(inputs)), strict=True))
+        try:
+            outputs = self._session.run(list(self.outputs), dict(inputs))
+        except Exception as error:  # its errors have no base of their own
+            raise DeployError(f"{self._path}: ONNX Runtime can't run it: {error}") from error
+        return dict(zip(self.outputs, outputs, strict=True))
 
     def run_all(self, batches: Iterable[Arrays]) -> Iterator[dict[str, np.ndarray]]:
         """The outputs of each batch, in order."""
