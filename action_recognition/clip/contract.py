@@ -6,9 +6,9 @@ twice. Owns no files and reads no spec; data/agreement.py makes it from a spec a
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from reprlib import repr as shown  # cut in width and depth: what came out of a pickle may have no end
 from typing import Any
 
 CHANNELS = {"rgb": 3, "of": 2}
@@ -74,15 +74,15 @@ def contract_from_plain(plain: object) -> Contract:
     values = _mapping(plain, "contract", [f.name for f in fields(Contract)])
     for name, accepted in _CHOICES.items():
         if values[name] not in accepted:
-            raise ValueError(f"contract: {name} {shown(values[name])} is not one of {', '.join(accepted)}")
+            raise ValueError(f"contract: {name} {_shown(values[name])} is not one of {', '.join(accepted)}")
     for name in ("height", "width", "smaller_edge", "sample_rate"):
         _check_size(name, values[name])
     if not isinstance(values["center_crop"], bool):
-        raise ValueError(f"contract: center_crop must be true or false, got {shown(values['center_crop'])}")
+        raise ValueError(f"contract: center_crop must be true or false, got {_shown(values['center_crop'])}")
     _check_crop(values)
     names = values["class_names"]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"contract: class_names must be a list of names, got {shown(names)}")
+        raise ValueError(f"contract: class_names must be a list of names, got {_shown(names)}")
     modalities = MODALITIES[values["model_type"]]
     streams = _mapping(values["streams"], "contract: streams", list(modalities))
     values["streams"] = {m: _stream_from_plain(m, streams[m]) for m in modalities}
@@ -96,7 +96,7 @@ def _stream_from_plain(modality: str, plain: object) -> Stream:
         numbers = values[name]
         right = isinstance(numbers, list) and len(numbers) == CHANNELS[modality]
         if not right or not all(isinstance(x, int | float) and abs(x) < math.inf for x in numbers):
-            raise ValueError(f"contract: {modality} {name} must be {CHANNELS[modality]} numbers, got {shown(numbers)}")
+            raise ValueError(f"contract: {modality} {name} must be {CHANNELS[modality]} numbers, got {_shown(numbers)}")
     if min(values["std"]) <= 0:
         raise ValueError(f"contract: {modality} std must be > 0, got {values['std']!r}")
     return Stream(values["num_frames"], tuple(values["mean"]), tuple(values["std"]))
@@ -119,12 +119,17 @@ def _check_crop(values: Mapping[str, Any]) -> None:
         )
 
 
+def _shown(value: object) -> str:
+    """A value as a message shows it: cut in width, depth and length, since what came out of a pickle may have no end."""
+    return reprlib.repr(value)[:200]
+
+
 def _name(key: object) -> str:
     return key if isinstance(key, str) else type(key).__name__
 
 
 def _check_size(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"contract: {name} must be a whole number >= 1, got {shown(value)}")
+        raise ValueError(f"contract: {name} must be a whole number >= 1, got {_shown(value)}")
     if value > _LARGEST:
-        raise ValueError(f"contract: {name} must be at most {_LARGEST}, got {shown(value)}")
+        raise ValueError(f"contract: {name} must be at most {_LARGEST}, got {_shown(value)}")

@@ -136,9 +136,12 @@ class OnnxExecutor:
         if find_spec("onnx"):  # else the session's options keep ONNX Runtime from reading other files
             parse_onnx(content, path)
         session = _open_session(onnxruntime, content, path, gpu_id(device), num_threads or num_cores())
-        self.inputs = {tensor.name: _onnx_shape(tensor, path) for tensor in session.get_inputs()}
-        self.outputs = {tensor.name: _onnx_shape(tensor, path) for tensor in session.get_outputs()}
-        self.description = from_metadata(session.get_modelmeta().custom_metadata_map, path)
+        try:
+            self.inputs = {tensor.name: _onnx_shape(tensor, path) for tensor in session.get_inputs()}
+            self.outputs = {tensor.name: _onnx_shape(tensor, path) for tensor in session.get_outputs()}
+            self.description = from_metadata(session.get_modelmeta().custom_metadata_map, path)
+        except UnicodeDecodeError as error:
+            raise DeployError(f"{path}: is damaged: its names or metadata are no text ({error})") from error
         self.max_batch: int | None = next(iter(self.inputs.values()))[0]
         self.min_batch = self.max_batch or 1
         self._path = path
