@@ -120,7 +120,7 @@ def _check_crop(values: Mapping[str, Any]) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value as a message shows it: cut in width, depth and length, since what came out of a pickle may have no end."""
+    """A value as a message shows it: cut in width, depth and length, since a pickle may hold one without end."""
     return reprlib.repr(value)[:200]
 
 
