@@ -25,6 +25,28 @@ def evaluation_box(size: tuple[int, int], contract: Contract) -> Box:
     return box_in_frame(size, resized, (left, top, left + contract.width, top + contract.height))
 
 
+def view_boxes(size: tuple[int, int], contract: Contract, num_views: int) -> list[Box]:
+    """As evaluation_box, for one view of a frame; else `num_views` (2 or more) windows spread along its longer side.
+
+    Three, from one end to the other, are Feichtenhofer et al.'s (SlowFast, 2019, section 4).
+    """
+    if num_views == 1:
+        return [evaluation_box(size, contract)]
+    resized = short_side_to(size, view_edge(contract))
+    free = (resized[0] - contract.width, resized[1] - contract.height)
+    along = 0 if size[0] >= size[1] else 1
+    boxes = []
+    for i in range(num_views):
+        left, top = (round(free[axis] * (i / (num_views - 1) if axis == along else 0.5)) for axis in (0, 1))
+        boxes.append(box_in_frame(size, resized, (left, top, left + contract.width, top + contract.height)))
+    return boxes
+
+
+def view_edge(contract: Contract) -> int:
+    """The short side, in pixels, of frames that several views are cut from."""
+    return contract.smaller_edge if contract.center_crop else max(contract.width, contract.height)
+
+
 def short_side_to(size: tuple[int, int], smaller_edge: int) -> tuple[int, int]:
     """(width, height) scaled so that the shorter one is `smaller_edge`; the longer one is truncated."""
     width, height = size

@@ -72,14 +72,16 @@ def key(
     check: Check | None = None,
     *,
     tidy: Callable[[Any], Any] | None = None,
+    auto: Any = None,
     secret: bool = False,
 ) -> Any:
     """A dataclass field that is a key of the spec.
 
-    `tidy` brings a value to the one form the program knows, before the check. The value of a `secret` is shown and
+    `tidy` brings a value to the one form the program knows, before the check. Where `auto` is given, the word auto
+    stands for that value. The value of a `secret` is shown and
     written nowhere.
     """
-    metadata = {"meaning": meaning, "check": check, "tidy": tidy, "secret": secret}
+    metadata = {"meaning": meaning, "check": check, "tidy": tidy, "auto": auto, "secret": secret}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -93,6 +95,7 @@ class Key:
     meaning: str
     check: Check | None
     tidy: Callable[[Any], Any] | None
+    auto: Any
     secret: bool
 
 

@@ -28,6 +28,8 @@ BACKBONES = one_of("resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
 PRECISIONS = one_of("fp32", "bf16", "fp16")
 EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 PROBABILITY = in_range(0, 1)
+VIEWS = Check("1 or 3", lambda v: None if v in (1, 3) else f"must be 1 or 3, got {v}")
+BELOW_ONE = Check("0..1, below 1", lambda v: None if 0 <= v < 1 else f"must be >= 0 and < 1, got {v}")
 
 
 def _device_fault(value: str) -> str | None:
@@ -77,6 +79,10 @@ def _label_map_fault(label_map: Mapping[str, int]) -> str | None:
     return None
 
 
+def _hue_fault(values: Sequence[float]) -> str | None:
+    return None if values[3] <= 0.5 else f"element 4 (hue) must be between 0 and 0.5, got {values[3]}"
+
+
 DEVICE = Check("auto, cpu, cuda, cuda:N, mps", _device_fault)
 GPU_IDS = Check("different ids >= 0", _gpu_ids_fault)
 ASCENDING = Check("ascending, each > 0", lambda values: each(positive()).fault(values) or _ascending_fault(values))
@@ -89,6 +95,7 @@ FLOW_CHANNELS = _of_lengths(
 )
 NOT_EMPTY = Check("at least one", lambda values: None if values else "must not be empty, got []")
 STD_RANGE = each(positive())
+JITTER = Check("each 0..1, the last 0..0.5", lambda values: each(PROBABILITY).fault(values) or _hue_fault(values))
 SIDE_PX = positive(4096)
 
 
@@ -137,6 +144,9 @@ class AugmentationSpec:
     )
     val_center_crop: bool = key(False, "Evaluate on a centre crop, not on the whole frame squeezed to size")
     crop_smaller_edge: int = key(256, "Short side in pixels before random_crop or the centre crop", positive(16384))
+    color_jitter: tuple[float, float, float, float] = key(
+        (0.0, 0.0, 0.0, 0.0), "Largest change of brightness, contrast, saturation and hue of a training clip", JITTER
+    )
 
 
 @dataclass(frozen=True)
@@ -147,12 +157,19 @@ class DatasetSpec:
         None, "Class name -> index", Check("indices 0..K-1, each once", _label_map_fault)
     )
     output_shape: tuple[int, int] = key((224, 224), "Older form of model.input_height and input_width", each(SIDE_PX))
-    batch_size: int = key(32, "Clips in a training batch, per process", positive())
+    batch_size: int = key(
+        32, "Clips in a training batch, per process; auto or 0 = as many as memory holds", at_least(0), auto=0
+    )
     workers: int = key(8, "Processes that read data, 0 = read in the main one", in_range(0, 1024))
     timeout_sec: float = key(
         600, "Seconds that a batch may take to be read by workers before the run ends", in_range(1, 604800)
     )
     clips_per_video: int = key(1, "Clips drawn from a video in each epoch", positive())
+    balance: str = key(
+        "none",
+        "Rare classes: left rare, weigh more in the loss, or are drawn as often as the others",
+        one_of("none", "loss", "sampling"),
+    )
     on_bad_video: str = key("error", "A video that can't be read ends the run, or is skipped", one_of("error", "skip"))
     flow_encoding: str = key(
         "max_rad", "How flow is written in images: TAO's converter or I3D's", one_of("max_rad", "clip20")
@@ -166,11 +183,18 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class OptimSpec:
-    lr: float = key(5e-4, "Learning rate of SGD", positive())
-    momentum: float = key(0.9, "Momentum of SGD", PROBABILITY)
-    weight_decay: float = key(5e-4, "Weight decay of SGD", at_least(0))
+    name: str = key("SGD", "SGD with momentum, or AdamW", one_of("SGD", "AdamW"))
+    lr: float = key(5e-4, "Learning rate", positive())
+    momentum: float = key(0.9, "Momentum of SGD, first beta of AdamW", PROBABILITY)
+    weight_decay: float = key(5e-4, "Weight decay", at_least(0))
+    stage_lr_decay: float = key(
+        1.0, "Learning rate of a stage as a share of the next one's; the head has lr", both(positive(), in_range(0, 1))
+    )
+    warmup_epochs: int = key(0, "First epochs in which lr rises from 0, step by step", at_least(0))
     lr_scheduler: str = key(
-        "MultiStep", "MultiStep lowers lr at lr_steps, AutoReduce on a plateau", one_of("MultiStep", "AutoReduce")
+        "MultiStep",
+        "MultiStep lowers lr at lr_steps, AutoReduce on a plateau, Cosine at every step, to 0 at the end",
+        one_of("MultiStep", "AutoReduce", "Cosine"),
     )
     lr_monitor: str = key("val_loss", "Loss that AutoReduce watches", one_of("val_loss", "train_loss"))
     lr_steps: tuple[int, ...] = key((15, 25), "Epochs at which MultiStep lowers lr", ASCENDING)
@@ -206,6 +230,19 @@ class TrainSpec:
     precision: str | None = key(None, "Arithmetic; null = bf16 where the GPU has it, else fp32", PRECISIONS)
     device: str = key("auto", "Where to train; auto = the GPUs if there are any", DEVICE)
     accumulate_steps: int = key(1, "Batches whose gradients are summed before a step", positive())
+    freeze: str | None = key(
+        None,
+        "Last stage, from the stem on, whose weights stay as they are",
+        one_of("stem", "layer1", "layer2", "layer3", "layer4"),
+    )
+    label_smoothing: float = key(0.0, "Share of a label that is spread over all classes", PROBABILITY)
+    mixup_alpha: float = key(0.0, "Mix pairs of clips, shares from Beta(alpha, alpha), 0 = off", at_least(0))
+    cutmix_alpha: float = key(0.0, "Paste a part of a clip into another, in the same way, 0 = off", at_least(0))
+    ema_decay: float = key(
+        0.0, "Share of the old in a running mean of the weights, which is validated and saved; 0 = off", BELOW_ONE
+    )
+    early_stopping: int | None = key(None, "Epochs without a better one after which the run ends", positive())
+    gradient_checkpointing: bool = key(False, "Compute each stage twice, to hold less in memory")
     sync_bn: bool = key(False, "Share batch-norm statistics between GPUs")
     memory_format: str = key(
         "auto",
@@ -238,6 +275,7 @@ class EvaluateSpec:
         "center", "Clips of a video: the middle one, evenly spread ones, all", one_of("center", "conv", "all")
     )
     video_num_segments: int = key(10, "Clips of a video in conv mode", positive())
+    video_num_crops: int = key(1, "Views of each clip: 1, or 3 crops along the longer side", VIEWS)
     precision: str = key("fp32", "Arithmetic", PRECISIONS)
     device: str = key("auto", "Where to evaluate; auto = the GPUs if there are any", DEVICE)
 
@@ -255,6 +293,7 @@ class InferenceSpec:
         "center", "Clips of a video: the middle one, evenly spread ones, all", one_of("center", "conv", "all")
     )
     video_num_segments: int = key(10, "Clips of a video in conv mode", positive())
+    video_num_crops: int = key(1, "Views of each clip: 1, or 3 crops along the longer side", VIEWS)
     precision: str = key("fp32", "Arithmetic", PRECISIONS)
     device: str = key("auto", "Where to infer; auto = the GPUs if there are any", DEVICE)
 

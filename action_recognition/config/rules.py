@@ -186,6 +186,23 @@ def _auto_reduce(spec: Spec, task: str | None) -> Iterator[Problem]:
         yield Problem("train.optim.lr_scheduler", f"{text}or train.optim.lr_monitor to train_loss", involved)
 
 
+def _warmup(spec: Spec, task: str | None) -> Iterator[Problem]:
+    train, optim = spec.train, spec.train.optim
+    if task in ("train", None) and optim.warmup_epochs >= train.num_epochs:
+        text = f"must be less than train.num_epochs {train.num_epochs}, got {optim.warmup_epochs}"
+        yield Problem("train.optim.warmup_epochs", text, ("train.num_epochs",))
+    first = min(optim.lr_steps, default=optim.warmup_epochs)
+    if optim.lr_scheduler == "MultiStep" and first < optim.warmup_epochs:
+        text = f"lr would fall at epoch {first}, while it rises for {optim.warmup_epochs} (train.optim.warmup_epochs)"
+        yield Problem("train.optim.lr_steps", text, ("train.optim.warmup_epochs", "train.optim.lr_scheduler"))
+
+
+def _recomputing(spec: Spec, _: str | None) -> Iterator[Problem]:
+    if spec.train.gradient_checkpointing and spec.train.compile:
+        text = "does not go with train.compile, which chooses itself what to compute twice: set one of them to false"
+        yield Problem("train.gradient_checkpointing", text, ("train.compile",))
+
+
 def _sync_bn(spec: Spec, _: str | None) -> Iterator[Problem]:
     if spec.train.sync_bn and spec.train.device == "cpu":
         text = "needs GPUs, and train.device is 'cpu': set it to false or change the device"
@@ -211,6 +228,8 @@ CROSS_CHECKS: tuple[Callable[[Spec, str | None], Iterable[Problem]], ...] = (
     _i3d,
     _crop,
     _auto_reduce,
+    _warmup,
+    _recomputing,
     _sync_bn,
     _export,
 )

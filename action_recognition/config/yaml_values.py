@@ -140,6 +140,8 @@ def read_value(node: yaml.Node, wanted: Key) -> Any:
         raise UnreadableValue(
             f"no value ({show(node)}): give one, or leave the key out for {show_plain(wanted.default)}"
         )
+    if wanted.auto is not None and isinstance(node, yaml.ScalarNode) and node.value == "auto":
+        return wanted.auto
     return _tidied(_read(node, wanted.kind), wanted)
 
 

@@ -17,17 +17,22 @@ PLACES = (
     *((1, 1), (3, 1), (1, 3), (3, 3)),
 )
 _SNAP_PX = 3
+Colours = tuple[float, float, float, float]
+SAME_COLOURS = (1.0, 1.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The random choices of one clip: window position in 0..1 of the free room, scale, place in PLACES, mirrored."""
+    """The random choices of one clip: window position in 0..1 of the free room, scale, place in PLACES, mirrored, and
+    the factors of brightness, contrast and saturation with the shift of hue in turns.
+    """
 
     x: float
     y: float
     scale: float
     place: int
     flip: bool
+    colours: Colours = SAME_COLOURS
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,16 @@ class Augmentation:
     smaller_edge: int
     scales: Sequence[float]
     flip_prob: float
+    color_jitter: Colours = (0.0, 0.0, 0.0, 0.0)
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """One set of random choices, always the same number of them, whatever the crop type."""
         x, y, flip = rng.random(3)
         scale = self.scales[int(rng.integers(len(self.scales)))]
-        return Draw(x, y, scale, int(rng.integers(len(PLACES))), bool(flip < self.flip_prob))
+        place = int(rng.integers(len(PLACES)))
+        changes = (2 * rng.random(4) - 1) * self.color_jitter  # each in -largest..largest
+        brightness, contrast, saturation, hue = (float(c + same) for c, same in zip(changes, SAME_COLOURS, strict=True))
+        return Draw(x, y, scale, place, bool(flip < self.flip_prob), (brightness, contrast, saturation, hue))
 
     def box(self, frame_size: tuple[int, int], draw: Draw) -> Box:
         """The part of a frame of (width, height) `frame_size` that the clip shows, in pixels of that frame."""
@@ -68,3 +77,23 @@ class Augmentation:
         across, down = PLACES[draw.place]
         left, top = across * ((resized[0] - width) // 4), down * ((resized[1] - height) // 4)
         return left, top, left + width, top + height
+
+
+def recolour(clip: np.ndarray, colours: Colours) -> np.ndarray:
+    """An rgb clip uint8 (T, H, W, 3) in other colours, all frames alike: torchvision's ColorJitter in a fixed order."""
+    if colours == SAME_COLOURS:
+        return clip
+    from torch import tensor  # here, since the rest of this module does without torch
+    from torchvision.transforms.v2 import functional
+
+    frames = tensor(clip).permute(0, 3, 1, 2)  # T H W C -> T C H W
+    changes = (
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+        functional.adjust_hue,
+    )
+    for change, value, same in zip(changes, colours, SAME_COLOURS, strict=True):
+        if value != same:
+            frames = change(frames, value)
+    return frames.permute(0, 2, 3, 1).numpy()

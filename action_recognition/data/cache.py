@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from action_recognition.clip.contract import Contract
-from action_recognition.clip.transform import fit_frame, short_side_to
+from action_recognition.clip.transform import fit_frame, short_side_to, view_edge
 from action_recognition.data.augment import Augmentation
 from action_recognition.data.frames import FileFrames, FolderFrames, Size, open_source
 from action_recognition.data.index import Video
@@ -56,8 +56,9 @@ def kept_for_training(augmentation: Augmentation) -> KeptSize:
     return KeptSize(augmentation.smaller_edge if is_cropped else 0, augmentation.size)
 
 
-def kept_for_evaluation(contract: Contract) -> KeptSize:
-    return KeptSize(contract.smaller_edge if contract.center_crop else 0, (contract.width, contract.height))
+def kept_for_evaluation(contract: Contract, num_views: int = 1) -> KeptSize:
+    is_cut = contract.center_crop or num_views > 1
+    return KeptSize(view_edge(contract) if is_cut else 0, (contract.width, contract.height))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ comes back as a Sample with a `problem`, so that the loop decides what becomes o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,15 +15,18 @@ from torch.utils.data import Dataset
 
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.sampling import training_ids, window_ids
-from action_recognition.clip.transform import evaluation_box
-from action_recognition.data.augment import Augmentation
+from action_recognition.clip.transform import Box, view_boxes
+from action_recognition.data.augment import Augmentation, recolour
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Video
 from action_recognition.errors import DataError
 
 
 class ClipKey(NamedTuple):
-    """One clip of one epoch, by its id in 0..len(dataset)-1; `weight` is its share in the gradient of its step."""
+    """One clip of one epoch; `weight` is its share in the gradient of its step.
+
+    Ids 0..len(dataset)-1 are each clip once; those from len(dataset) on draw the same clips again.
+    """
 
     epoch: int
     clip_id: int
@@ -63,7 +67,7 @@ class TrainingClips(Dataset[Sample]):
 
     def video_id(self, key: ClipKey) -> int:
         """The video that a clip is of."""
-        return key.clip_id // self.clips_per_video
+        return key.clip_id % len(self) // self.clips_per_video
 
     def __getitem__(self, key: ClipKey) -> Sample:
         video_id = self.video_id(key)
@@ -76,16 +80,27 @@ class TrainingClips(Dataset[Sample]):
         ids = training_ids(frames.num_frames, contract.lengths, contract.sample_strategy, contract.sample_rate, rng)
         draw = augmentation.draw(rng)
         clips = {m: frames.read(m, ids[m], lambda frame: augmentation.box(frame, draw), augmentation.size) for m in ids}
+        if "rgb" in clips:
+            clips["rgb"] = recolour(clips["rgb"], draw.colours)
         return {m: clip[None] for m, clip in clips.items()}, draw.flip
 
 
 class EvaluationWindows(Dataset[Sample]):
-    """All windows of a video that `mode` (center, conv, all) asks for, each frame read once."""
+    """All windows of a video that `mode` (center, conv, all) asks for, in `num_views` views of each.
+
+    Each frame is read once a view.
+    """
 
     def __init__(
-        self, videos: Sequence[Video], contract: Contract, mode: str = "center", num_segments: int = 10
+        self,
+        videos: Sequence[Video],
+        contract: Contract,
+        mode: str = "center",
+        num_segments: int = 10,
+        num_views: int = 1,
     ) -> None:
         self.videos, self.contract, self.mode, self.num_segments = videos, contract, mode, num_segments
+        self.num_views = num_views
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -109,9 +124,18 @@ class EvaluationWindows(Dataset[Sample]):
             whole_clip=contract.is_3d,
         )
         size = (contract.width, contract.height)
-        flat = {m: frames.read(m, ids[m].ravel(), lambda frame: evaluation_box(frame, contract), size) for m in ids}
-        windows = {m: clips.reshape(*ids[m].shape, *clips.shape[1:]) for m, clips in flat.items()}  # S * T to S, T
-        return windows, False
+
+        def view(modality: str, i: int) -> np.ndarray:
+            box_of = partial(_view_box, contract=contract, num_views=self.num_views, i=i)
+            flat = frames.read(modality, ids[modality].ravel(), box_of, size)
+            return flat.reshape(*ids[modality].shape, *flat.shape[1:])  # S * T to S, T
+
+        views = {m: [view(m, i) for i in range(self.num_views)] for m in ids}
+        return {m: v[0] if len(v) == 1 else np.concatenate(v) for m, v in views.items()}, False
+
+
+def _view_box(frame_size: tuple[int, int], contract: Contract, num_views: int, i: int) -> Box:
+    return view_boxes(frame_size, contract, num_views)[i]
 
 
 def _filled(sample: Sample, read: Callable[[Video], tuple[dict[str, np.ndarray], bool]]) -> Sample:

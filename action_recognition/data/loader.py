@@ -49,13 +49,24 @@ class TrainingPlan(Sampler[list[ClipKey]]):
     A step takes accumulate_steps * num_processes * batch_size clips of a seeded permutation, at the end of the epoch
     what is left. Each clip weighs num_processes / (clips of its step), so that the sum of weighted losses, averaged
     over processes, has the gradient of the mean over the step's clips, also in a short last step.
+
+    With the `labels` of all clips, an epoch has as many clips, but equally many of each class (within one): of a large
+    class not all, of a small one some more than once.
     """
 
     def __init__(
-        self, num_clips: int, batch_size: int, accumulate_steps: int, seed: int, rank: int = 0, num_processes: int = 1
+        self,
+        num_clips: int,
+        batch_size: int,
+        accumulate_steps: int,
+        seed: int,
+        rank: int = 0,
+        num_processes: int = 1,
+        labels: Sequence[int] | None = None,
     ) -> None:
         self.num_clips, self.batch_size, self.accumulate_steps = num_clips, batch_size, accumulate_steps
         self.seed, self.rank, self.num_processes = seed, rank, num_processes
+        self.labels = None if labels is None else np.asarray(labels)
         self.epoch, self.first_step = 0, 0
 
     def start_at(self, epoch: int, step: int) -> None:
@@ -77,12 +88,27 @@ class TrainingPlan(Sampler[list[ClipKey]]):
         return max(0, self._num_batches() - self.first_step * self.accumulate_steps)
 
     def __iter__(self) -> Iterator[list[ClipKey]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)
+        order = self._order(np.random.default_rng((self.seed, self.epoch)))
         batch, step = self.batch_size * self.num_processes, self.batch_size * self.num_processes * self.accumulate_steps
         for i in range(self.first_step * self.accumulate_steps, self._num_batches()):
             in_step = min(step, self.num_clips - i // self.accumulate_steps * step)
             mine = order[i * batch : (i + 1) * batch][self.rank :: self.num_processes]
             yield [ClipKey(self.epoch, int(clip_id), self.num_processes / in_step) for clip_id in mine]
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """The clip ids of an epoch; id + n * num_clips is the n-th repetition of a clip, with draws of its own."""
+        if self.labels is None:
+            return rng.permutation(self.num_clips)
+        classes = rng.permutation(np.unique(self.labels))  # who gets one more changes from epoch to epoch
+        shares = np.full(len(classes), self.num_clips // len(classes)) + (
+            np.arange(len(classes)) < self.num_clips % len(classes)
+        )
+        drawn = [self._drawn(np.flatnonzero(self.labels == c), n, rng) for c, n in zip(classes, shares, strict=True)]
+        return rng.permutation(np.concatenate(drawn))
+
+    def _drawn(self, clip_ids: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        rounds = [rng.permutation(clip_ids) + n * self.num_clips for n in range(-(-count // len(clip_ids)))]
+        return np.concatenate([np.empty(0, np.int64), *rounds])[:count]
 
     def _num_batches(self) -> int:
         return -(-self.num_clips // (self.batch_size * self.num_processes))

@@ -51,10 +51,11 @@ def _infer(spec: Spec, process: Process, say: Say) -> list[dict[str, Any]]:
         index = from_first(list_videos() if process.is_first else None)
         for note in index.notes:
             say(note)
-        (index,) = packed(spec, [(index, kept_for_evaluation(contract))], process, say)
+        (index,) = packed(spec, [(index, kept_for_evaluation(contract, section.video_num_crops))], process, say)
         windowing = Windowing(
             section.video_inf_mode,
             section.video_num_segments,
+            section.video_num_crops,
             section.batch_size,
             section.precision,
             "inference.precision",

@@ -101,10 +101,11 @@ def _summary(contract: Contract, network: str = "model") -> str:
 
 @dataclass(frozen=True)
 class Windowing:
-    """Which windows of a video are scored, and how many in a batch."""
+    """Which windows of a video are scored, in how many views, and how many in a batch."""
 
     mode: str
     num_segments: int
+    num_views: int
     batch_size: int
     precision: str
     key: str
@@ -117,7 +118,7 @@ def score_videos(
     device, contract = process.device, trained.contract
     to_input = ToInput(contract, device)
     precision = supported_precision(windowing.precision, windowing.key, device)
-    windows = EvaluationWindows(index.videos, contract, windowing.mode, windowing.num_segments)
+    windows = EvaluationWindows(index.videos, contract, windowing.mode, windowing.num_segments, windowing.num_views)
     num_workers = workers_here(spec, process, say)
     timeout_sec = spec.dataset.timeout_sec
     loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes, timeout_sec)

@@ -38,6 +38,7 @@ from action_recognition.errors import CheckpointError, Interrupted, SpecError, U
 from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
+from action_recognition.models.stages import stages
 from action_recognition.models.weights import load_pretrained, load_state
 from action_recognition.sealing import key_from, plain_note
 from action_recognition.tasks.packing import counted, packed
@@ -55,6 +56,7 @@ from action_recognition.training import checkpoint as files
 from action_recognition.training.compiling import compile_errors_told, compiled
 from action_recognition.training.distributed import Process, connected, from_first, gather, parallel, share_buffers
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
+from action_recognition.training.memory import LARGEST_BATCH, bytes_per_clip, fitting_batch_size, free_memory
 from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
 from action_recognition.training.optim import (
     Precision,
@@ -64,6 +66,15 @@ from action_recognition.training.optim import (
     memory_format,
     restart_schedule,
     restore_optimizer,
+)
+from action_recognition.training.recipe import (
+    RunningMean,
+    balanced_weights,
+    clip_losses,
+    compute_twice,
+    freeze,
+    mixing,
+    stalled,
 )
 from action_recognition.training.report import (
     ProgressBar,
@@ -108,7 +119,9 @@ class Trainer:
         self.index = self.indices[0]
         self.val_index = self.indices[1] if len(self.indices) > 1 else None
         self.bare_model = self._build_model()
-        self.plan, self.run = self._make_plan(), self._make_run()
+        self.precision = Precision(self._precision(), process.device.type)
+        self.plan = self._make_plan()
+        self.run = self._make_run()
         self.state = State()
         self.status = StatusFile(self.folder, process.is_first)
 
@@ -141,6 +154,7 @@ class Trainer:
             augmentation.crop_smaller_edge,
             augmentation.scales,
             augmentation.horizontal_flip_prob,
+            augmentation.color_jitter,
         )
 
     def _pack_videos(self, indices: list[Index]) -> list[Index]:
@@ -170,31 +184,69 @@ class Trainer:
 
     def _make_plan(self) -> TrainingPlan:
         dataset, process = self.spec.dataset, self.process
+        clip_labels = [video.label for video in self.index.videos for _ in range(dataset.clips_per_video)]
         return TrainingPlan(
-            len(self.index.videos) * dataset.clips_per_video,
-            dataset.batch_size,
+            len(clip_labels),
+            dataset.batch_size or self._fitting_batch_size(),
             self.spec.train.accumulate_steps,
             self.seed,
             process.rank,
             process.num_processes,
+            clip_labels if dataset.balance == "sampling" else None,
         )
 
+    def _fitting_batch_size(self) -> int:
+        """What dataset.batch_size auto means here, the same on all processes."""
+        two_clips = _example_input(self.contract, self.process.device, num_clips=2)
+        clip_bytes = bytes_per_clip(self.bare_model, two_clips, self.precision)
+        free_bytes = free_memory(self.process.device, self.process.num_local)
+        size = min(gather(LARGEST_BATCH if free_bytes is None else fitting_batch_size(clip_bytes, free_bytes)))
+        free = "an unknown amount" if free_bytes is None else f"{free_bytes / 2**30:.1f} GiB"
+        self.say(f"dataset.batch_size: {size} (auto: a clip holds {clip_bytes / 2**20:.0f} MiB, {free} is free)")
+        return size
+
     def _make_run(self) -> Run:
-        train, device = self.spec.train, self.process.device
-        precision = Precision(self._precision(), device.type)
-        self.layout = memory_format(train.memory_format, precision, self.contract.is_3d)
-        optimizer = make_optimizer(self.bare_model.to(memory_format=self.layout), train.optim)
-        model = self._parallel(self.bare_model)
+        train, device, model = self.spec.train, self.process.device, self.bare_model
+        self.layout = memory_format(train.memory_format, self.precision, self.contract.is_3d)
+        model.to(memory_format=self.layout)
+        by_stage = bool(train.freeze) or train.optim.stage_lr_decay < 1
+        parts = stages(model) if by_stage or train.gradient_checkpointing else []
+        frozen = freeze(parts, train.freeze)
+        self.mean = RunningMean(model, train.ema_decay) if train.ema_decay else None
+        if train.gradient_checkpointing:
+            compute_twice(parts)
+        optimizer = make_optimizer(model, train.optim, parts if by_stage else ())
+        parallel_model = self._parallel(model)
         return Run(
-            model=compiled(model) if train.compile else model,
+            model=compiled(parallel_model) if train.compile else parallel_model,
             optimizer=optimizer,
-            schedule=Schedule(optimizer, train.optim),
-            scaler=precision.scaler(),
-            precision=precision,
+            schedule=Schedule(optimizer, train.optim, train.num_epochs, self.plan.num_steps),
+            scaler=self.precision.scaler(),
+            precision=self.precision,
             to_input=ToInput(self.contract, device, self.layout),
             device=device,
             clip_grad_norm=train.clip_grad_norm,
+            loss=partial(clip_losses, label_smoothing=train.label_smoothing, class_weights=self._class_weights()),
+            mix=mixing(train.mixup_alpha, train.cutmix_alpha, len(self.contract.class_names)),
+            frozen=frozen,
+            stepped=self.mean.update if self.mean else lambda: None,
+            gives_up=lambda history: stalled(history, best_epoch(history), train.early_stopping),
         )
+
+    def _class_weights(self) -> torch.Tensor | None:
+        if self.spec.dataset.balance != "loss":
+            return None
+        names = self.contract.class_names
+        labels = [video.label for video in self.index.videos]
+        weights = balanced_weights([labels.count(i) for i in range(len(names))])
+        shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights, strict=True))
+        self.say(f"dataset.balance: a clip's loss weighs by class: {shown}")
+        return torch.tensor(weights, device=self.process.device)
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The network that is validated and whose weights a checkpoint holds."""
+        return self.mean.model if self.mean else self.bare_model
 
     def _precision(self) -> str:
         device = self.process.device
@@ -218,8 +270,9 @@ class Trainer:
         SIGINT and SIGTERM save at the next step and end it with Interrupted.
         """
         train, run, state = self.spec.train, self.run, self.state
-        if state.epoch >= train.num_epochs:
-            self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}")
+        if self._is_over():
+            why = "" if state.epoch >= train.num_epochs else f", the last {train.early_stopping} without a better one"
+            self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}{why}")
             if self.process.is_first:  # it may have been killed between its last checkpoint and these
                 write_metrics(self.folder / "metrics.jsonl", state.history)
             self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
@@ -228,7 +281,7 @@ class Trainer:
             check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
         self.stop = StopRequest(train.timeout_sec)
         batches, validate = self._training_batches(), self._validation()
-        clips, size = self.plan.num_clips, self.spec.dataset.batch_size * self.process.num_processes
+        clips, size = self.plan.num_clips, self.plan.batch_size * self.process.num_processes
         layout = "" if self.layout == torch.contiguous_format else ", channels last"
         self.say(f"training in {run.precision.name}{layout}: {clips} clips an epoch, {size} in a batch")
         self._open_folder()
@@ -251,6 +304,9 @@ class Trainer:
         best = self.folder / files.BEST
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
         return state.history
+
+    def _is_over(self) -> bool:
+        return self.state.epoch >= self.spec.train.num_epochs or self.run.gives_up(self.state.history)
 
     @contextmanager
     def _ended_by_signal(self) -> Iterator[None]:
@@ -291,10 +347,10 @@ class Trainer:
         videos = Readable[Sample](loader, self.spec.dataset.on_bad_video)
 
         def validate() -> dict[str, float]:
-            share_buffers(self.bare_model)  # one model is validated, the one that is saved
-            windows = window_batches(videos, self.spec.dataset.batch_size)
+            share_buffers(self.judged_model)  # one model is validated, the one that is saved
+            windows = window_batches(videos, self.plan.batch_size)
             batches = takewhile(lambda _: not self.stop.number, windows)
-            scores, problems = evaluate(self.bare_model, batches, self.run.to_input, self.run.precision, num_classes)
+            scores, problems = evaluate(self.judged_model, batches, self.run.to_input, self.run.precision, num_classes)
             if number := self.stop.now():
                 self._save_and_leave(number)  # of this epoch nothing but its validation is left
             self.state.problems.update(problems)
@@ -349,7 +405,7 @@ class Trainer:
         self._report_problems()
         epoch, train = row["epoch"], self.spec.train
         by_epoch = train.checkpoint_interval_unit == "epoch"
-        due = (by_epoch and state.epoch % train.checkpoint_interval == 0) or state.epoch == train.num_epochs
+        due = (by_epoch and state.epoch % train.checkpoint_interval == 0) or self._is_over()
         is_best = row is best_epoch(state.history)
         names = [files.epoch_name(epoch)] * due + [files.BEST] * is_best + [files.LATEST] * (due or not by_epoch)
         if names:
@@ -397,7 +453,8 @@ class Trainer:
         run, state = self.run, self.state
         return {
             "format": files.FORMAT,
-            "state_dict": files.contiguous(self.bare_model.state_dict()),
+            "state_dict": files.contiguous(self.judged_model.state_dict()),
+            **self._trained_weights(),
             "optimizer": files.contiguous(run.optimizer.state_dict()),
             "schedule": run.schedule.state_dict(),
             "scaler": run.scaler.state_dict(),
@@ -407,9 +464,17 @@ class Trainer:
             "tally": [asdict(tally) for tally in gather(state.tally)],
             "history": state.history,
             "num_clips": self.plan.num_clips,
+            "batch_size": self.plan.batch_size,
             "spec": to_plain(self.spec),
             "contract": self.contract.to_plain(),
         }
+
+    def _trained_weights(self) -> dict[str, Any]:
+        """Beside their running mean, the weights that are trained on, and how many steps the mean is of."""
+        if self.mean is None:
+            return {}
+        trained = files.contiguous(self.bare_model.state_dict())
+        return {"trained_state_dict": trained, "mean_num_steps": self.mean.num_steps}
 
     def resume(self) -> None:
         """Go on from the checkpoint the spec names, else from the newest in the results folder, else start anew."""
@@ -422,7 +487,10 @@ class Trainer:
         content = self.manager.read(path)
         self._say_if_plain(path)
         self._check_resumable(content, path)
-        load_state(self.bare_model, content.get("state_dict", {}), str(path))
+        saved = content.get("state_dict", {})
+        load_state(self.bare_model, content.get("trained_state_dict", saved), str(path))
+        if self.mean:
+            load_state(self.mean.model, saved, str(path))
         try:
             self._restore(content)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -436,7 +504,7 @@ class Trainer:
                 self.say(note)
 
     def _check_resumable(self, content: dict[str, Any], path: Path) -> None:
-        """CheckpointError where the checkpoint is of another model than the spec; a line for each other change."""
+        """CheckpointError where the checkpoint's weights are none of this spec; a line for each other change."""
         _, contract = description(content, path)
         changed = files.differences(content["spec"], to_plain(self.spec))
         fixed = {key: changed[key] for key in files.FIXED_KEYS[contract.model_type] if key in changed}
@@ -445,8 +513,8 @@ class Trainer:
         if fixed:
             listing = "\n".join(f"  {key}: {old} there, {new} in the spec" for key, (old, new) in fixed.items())
             raise CheckpointError(
-                f"{path}: is of another model than the spec describes; use its values, or another train.results_dir "
-                f"to start anew:\n{listing}"
+                f"{path}: is of another model or optimizer than the spec describes; use its values, or another "
+                f"train.results_dir to start anew:\n{listing}"
             )
         for key, (old, new) in changed.items():
             if not key.startswith(("evaluate.", "inference.", "export.")) and not key.endswith("_dir"):
@@ -454,11 +522,17 @@ class Trainer:
 
     def _restore(self, content: dict[str, Any]) -> None:
         run, state, process = self.run, self.state, self.process
+        if not self.spec.dataset.batch_size:
+            self.plan.batch_size = content["batch_size"]
         restore_optimizer(run.optimizer, content["optimizer"])
-        if content["spec"]["train"]["optim"] == to_plain(self.spec)["train"]["optim"]:
-            run.schedule.load_state_dict(content["schedule"])
+        optim, length = self.spec.train.optim, (self.spec.train.num_epochs, self.plan.num_steps)
+        if any(key.startswith("train.optim.") for key in files.differences(content["spec"], to_plain(self.spec))):
+            run.schedule = restart_schedule(run.optimizer, optim, content["epoch"], *length)
         else:
-            run.schedule = restart_schedule(run.optimizer, self.spec.train.optim, content["epoch"])
+            run.schedule.steps_per_epoch = self.plan.num_steps
+            run.schedule.load_state_dict(content["schedule"])
+        if self.mean:
+            self.mean.num_steps = content.get("mean_num_steps", 0)
         if content["scaler"] and run.scaler.is_enabled():
             run.scaler.load_state_dict(content["scaler"])
         state.epoch, state.step, state.history = content["epoch"], content["step"], content["history"]
@@ -477,7 +551,13 @@ class Trainer:
             self.say(f"the batches have changed since the checkpoint: epoch {state.epoch} starts over")
 
     def _same_plan(self, content: dict[str, Any]) -> bool:
-        keys = ("dataset.batch_size", "train.accumulate_steps", "train.seed", "dataset.clips_per_video")
+        keys = (
+            "dataset.batch_size",
+            "dataset.balance",
+            "dataset.clips_per_video",
+            "train.accumulate_steps",
+            "train.seed",
+        )
         changed = files.differences(content["spec"], to_plain(self.spec))
         is_seeded = self.spec.train.seed >= 0  # without a seed every start draws another order
         return is_seeded and content["num_clips"] == self.plan.num_clips and not any(key in changed for key in keys)
@@ -491,8 +571,10 @@ def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
     return min(history, key=lambda row: row["train_loss"], default=None)
 
 
-def _example_input(contract: Contract, device: torch.device) -> list[torch.Tensor]:
-    shapes = {m: (1, s.num_frames, contract.height, contract.width, CHANNELS[m]) for m, s in contract.streams.items()}
+def _example_input(contract: Contract, device: torch.device, num_clips: int = 1) -> list[torch.Tensor]:
+    shapes = {
+        m: (num_clips, s.num_frames, contract.height, contract.width, CHANNELS[m]) for m, s in contract.streams.items()
+    }
     return ToInput(contract, device)({m: torch.zeros(shape, dtype=torch.uint8) for m, shape in shapes.items()})
 
 

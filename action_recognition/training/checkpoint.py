@@ -29,10 +29,11 @@ _EPOCH_FILE = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth")
 
 # What a resumed run may not change, by model type. Everything else is taken from the spec, with a line that says so.
 _NETWORK = ("model.model_type", "model.backbone", "model.input_type")
+_OPTIMIZER = ("train.freeze", "train.optim.name", "train.optim.stage_lr_decay")
 FIXED_KEYS = {
-    "rgb": (*_NETWORK, "model.rgb_seq_length"),
-    "of": (*_NETWORK, "model.of_seq_length"),
-    "joint": (*_NETWORK, "model.rgb_seq_length", "model.of_seq_length", "model.num_fc"),
+    "rgb": (*_NETWORK, *_OPTIMIZER, "model.rgb_seq_length"),
+    "of": (*_NETWORK, *_OPTIMIZER, "model.of_seq_length"),
+    "joint": (*_NETWORK, *_OPTIMIZER, "model.rgb_seq_length", "model.of_seq_length", "model.num_fc"),
 }
 
 
@@ -168,9 +169,12 @@ def contiguous(value: Any) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The dotted keys whose values differ between two plain specs: {key: (old, new)}."""
+    """The dotted keys whose values differ between two plain specs: {key: (old, new)}.
+
+    What `old` has no value for came later, with a default that changes nothing.
+    """
     found = {}
-    for name in {**old, **new}:
+    for name in old:
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found.update(differences(a, b, f"{prefix}{name}."))

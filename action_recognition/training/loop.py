@@ -6,7 +6,7 @@ videos. What happens at each step and epoch besides (progress, checkpoints) is t
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from action_recognition.errors import UserError
 from action_recognition.training.distributed import gather
 from action_recognition.training.metrics import VideoScores, video_scores
 from action_recognition.training.optim import Precision, Schedule
+from action_recognition.training.recipe import Loss, Mix, clip_losses, unmixed
 from action_recognition.training.report import Stopwatch
 
 
@@ -49,7 +49,11 @@ class Plan(Protocol):
 
 @dataclass
 class Run:
-    """What is trained and how. `model` is what is called: the bare network or its DistributedDataParallel."""
+    """What is trained and how. `model` is what is called: the bare network or its DistributedDataParallel.
+
+    `loss` (N, K) logits and targets -> (N,); `mix` makes new clips of a batch's; the `frozen` modules are not trained;
+    `stepped` is called after each step, and `gives_up` looks at the history after each epoch.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -59,6 +63,11 @@ class Run:
     to_input: Callable[[dict[str, Tensor]], list[Tensor]]
     device: torch.device
     clip_grad_norm: float = 0.0
+    loss: Loss = clip_losses
+    mix: Mix = unmixed
+    frozen: Sequence[nn.Module] = ()
+    stepped: Callable[[], object] = lambda: None
+    gives_up: Callable[[list[dict[str, Any]]], bool] = lambda history: False
 
 
 @dataclass
@@ -111,8 +120,8 @@ def fit(
     validation_interval: int,
     events: Events,
 ) -> None:
-    """Train from `state` to the end of epoch `num_epochs - 1`. The last epoch is always validated."""
-    while state.epoch < num_epochs:
+    """Train from `state` to the end of epoch `num_epochs - 1`, which is always validated, or until the run gives up."""
+    while state.epoch < num_epochs and not run.gives_up(state.history):
         plan.start_at(state.epoch, state.step)
         train_one_epoch(run, state, plan, batches, events)
         row: dict[str, Any] = {"epoch": state.epoch, "lr": run.schedule.lr, **_over_processes(state.tally, run.device)}
@@ -133,6 +142,8 @@ def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch]
     host waits in a launch. So the larger share shows what limits, though what the GPU does meanwhile is not seen.
     """
     run.model.train()
+    for module in run.frozen:
+        module.eval()  # statistics of batch norms that moved on would make another network of frozen weights
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     readback = Readback(state, run.device, state.step * plan.accumulate_steps)
@@ -147,6 +158,7 @@ def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch]
             loss = _forward(run, batch, readback)
             run.scaler.scale(loss).backward()
         if is_step:
+            run.schedule.step_begins(state.epoch, state.step)
             _optimizer_step(run)
         tally.compute_sec += watch.lap()
         if is_step:
@@ -161,9 +173,10 @@ def train_one_epoch(run: Run, state: State, plan: Plan, batches: Iterable[Batch]
 def _forward(run: Run, batch: Batch, readback: "Readback") -> Tensor:
     """The batch's share of the step's mean loss."""
     labels, weights = (x.to(run.device, non_blocking=True) for x in (batch.labels, batch.weights))
+    inputs, targets = run.mix(run.to_input(batch.inputs), labels)
     with run.precision.autocast():
-        logits = run.model(*run.to_input(batch.inputs))  # (N, K)
-    losses = cross_entropy(logits.float(), labels, reduction="none")
+        logits = run.model(*inputs)  # (N, K)
+    losses = run.loss(logits.float(), targets)
     counted = weights > 0
     correct = (logits.detach().argmax(dim=1) == labels) & counted
     readback.add(torch.stack([(losses.detach() * counted).sum(), correct.sum(), counted.sum()]), batch.videos)
@@ -177,6 +190,7 @@ def _optimizer_step(run: Run) -> None:
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
+    run.stepped()
 
 
 def _gradients_in_sync(model: nn.Module, is_step: bool) -> AbstractContextManager[Any]:

@@ -1,13 +1,14 @@
 """The optimizer, the learning rate schedule and the precision of a run, from the spec."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from action_recognition.config import OptimSpec
@@ -15,47 +16,87 @@ from action_recognition.config import OptimSpec
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_optimizer(model: nn.Module, spec: OptimSpec) -> Optimizer:
-    """SGD over all parameters, fused: one kernel a step on a GPU, one pass over memory on a CPU (2.5 times as fast).
+Stages = Sequence[tuple[str, Sequence[nn.Module]]]  # a network's parts with their names, from the stem to the head
 
+
+def make_optimizer(model: nn.Module, spec: OptimSpec, stages: Stages = ()) -> Optimizer:
+    """SGD or AdamW, fused: one kernel a step on a GPU, one pass over memory on a CPU (2.5 times as fast).
+
+    Over all parameters at one rate, or over those of `stages` that are trained, each stage at its own rate.
     In fp16 it looks itself whether the gradients are finite; otherwise the host would wait at each step to hear it.
     """
-    return SGD(model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True)
+    groups: Any = parameter_groups(stages, spec) if stages else model.parameters()
+    if spec.name == "AdamW":
+        return AdamW(groups, spec.lr, (spec.momentum, 0.999), weight_decay=spec.weight_decay, fused=True)
+    return SGD(groups, spec.lr, spec.momentum, weight_decay=spec.weight_decay, fused=True)
+
+
+def parameter_groups(stages: Stages, spec: OptimSpec) -> list[dict[str, Any]]:
+    """A group of parameters for each stage that is trained, the head's first, with its rate as a share of the head's.
+
+    A stage has `stage_lr_decay` times the rate of the one after it (Howard & Ruder, Universal Language Model
+    Fine-tuning for Text Classification, 2018, section 3.2).
+    """
+    groups = []
+    for depth, (_, modules) in enumerate(reversed(stages)):
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        share = spec.stage_lr_decay**depth
+        if trained:
+            groups.append({"params": trained, "lr": spec.lr * share, "lr_share": share})
+    return groups
 
 
 def restore_optimizer(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     """Load what state_dict() gave, whatever the memory format of the parameters was then.
 
-    The fused kernel takes a parameter and its momentum as two blocks of memory of one order.
+    The fused kernel takes a parameter and its moments as blocks of memory of one order.
     """
     optimizer.load_state_dict(state_dict)
     for parameter, state in optimizer.state.items():
-        if state.get("momentum_buffer") is not None:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+        for name in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
+            if state.get(name) is not None:
+                state[name] = torch.empty_like(parameter).copy_(state[name])
 
 
 class Schedule:
-    """The learning rate by epoch: MultiStep, or AutoReduce when its monitor stops falling."""
+    """The learning rate: MultiStep by epoch, AutoReduce when its monitor stops falling, Cosine by step.
 
-    def __init__(self, optimizer: Optimizer, spec: OptimSpec) -> None:
-        self.optimizer, self.monitor = optimizer, None if spec.lr_scheduler == "MultiStep" else spec.lr_monitor
+    In the `warmup_epochs` it rises step by step to what it would be. AutoReduce looks at no epoch of those.
+    """
+
+    def __init__(self, optimizer: Optimizer, spec: OptimSpec, num_epochs: int = 1, steps_per_epoch: int = 1) -> None:
+        self.optimizer, self.spec, self.num_epochs, self.steps_per_epoch = optimizer, spec, num_epochs, steps_per_epoch
+        self.monitor = spec.lr_monitor if spec.lr_scheduler == "AutoReduce" else None
         self._scheduler: Any
         if self.monitor:
-            self._scheduler = ReduceLROnPlateau(
-                optimizer, factor=spec.lr_decay, patience=spec.patience, min_lr=spec.min_lr
-            )
+            lowest = [spec.min_lr * _share(group) for group in optimizer.param_groups]
+            self._scheduler = ReduceLROnPlateau(optimizer, factor=spec.lr_decay, patience=spec.patience, min_lr=lowest)
         else:
-            self._scheduler = MultiStepLR(optimizer, list(spec.lr_steps), spec.lr_decay)
+            steps = spec.lr_steps if spec.lr_scheduler == "MultiStep" else ()
+            self._scheduler = MultiStepLR(optimizer, list(steps), spec.lr_decay)
 
     @property
     def lr(self) -> float:
+        """The rate of the head, the highest."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def step_begins(self, epoch: int, step: int) -> None:
+        """Set the rate of an epoch's optimizer step, where it changes by step. The last one of the warm-up has lr."""
+        warmup, done = self.spec.warmup_epochs, epoch + step / self.steps_per_epoch
+        if epoch < warmup:
+            factor = (epoch + (step + 1) / self.steps_per_epoch) / warmup
+        elif self.spec.lr_scheduler == "Cosine":
+            factor = cosine((done - warmup) / max(1, self.num_epochs - warmup))
+        else:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.spec.lr * _share(group) * factor
 
     def epoch_done(self, measured: Mapping[str, float]) -> None:
         """Step after an epoch; AutoReduce only after one that measured its monitor."""
         if not self.monitor:
             self._scheduler.step()
-        elif self.monitor in measured:
+        elif self.monitor in measured and measured.get("epoch", 0) >= self.spec.warmup_epochs:
             self._scheduler.step(measured[self.monitor])
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,15 +106,29 @@ class Schedule:
         self._scheduler.load_state_dict(state)
 
 
-def restart_schedule(optimizer: Optimizer, spec: OptimSpec, epochs_done: int) -> Schedule:
-    """A schedule by a spec that has changed, as if it had been the run's from the start (MultiStep) or from now on."""
+def cosine(done: float) -> float:
+    """Half a cosine wave from 1 to 0 (Loshchilov & Hutter, SGDR, 2017, equation 5, without restarts)."""
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _share(group: Mapping[str, Any]) -> float:
+    return float(group.get("lr_share", 1.0))
+
+
+def restart_schedule(
+    optimizer: Optimizer, spec: OptimSpec, epochs_done: int, num_epochs: int = 1, steps_per_epoch: int = 1
+) -> Schedule:
+    """A schedule by a spec that has changed, as if it had been the run's from the start (MultiStep, Cosine) or from now
+    on.
+    """
     for group in optimizer.param_groups:
         group.pop("initial_lr", None)
-        group.update(lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
-    schedule = Schedule(optimizer, spec)
+        group.update(lr=spec.lr * _share(group), weight_decay=spec.weight_decay)
+        group.update({"momentum": spec.momentum} if spec.name == "SGD" else {"betas": (spec.momentum, 0.999)})
+    schedule = Schedule(optimizer, spec, num_epochs, steps_per_epoch)
     for group in optimizer.param_groups:
-        if schedule.monitor is None:
-            group["lr"] = spec.lr * spec.lr_decay ** sum(step <= epochs_done for step in spec.lr_steps)
+        if spec.lr_scheduler == "MultiStep":
+            group["lr"] *= spec.lr_decay ** sum(step <= epochs_done for step in spec.lr_steps)
     if schedule.monitor is None:
         schedule.load_state_dict({**schedule.state_dict(), "last_epoch": epochs_done, "_last_lr": [schedule.lr]})
     return schedule
