@@ -83,11 +83,10 @@ def test_map_of_a_real_network_has_the_size_of_its_clip(input_type: str, shape: 
     (heat,) = grad_cam(build_model(spec, 3), [torch.rand(shape)], 0)
     assert heat is not None
     assert heat.shape == (4 if input_type == "3d" else 1, 48, 48)
-    assert heat.max() == pytest.approx(1)
 
 
 def test_map_is_taken_of_the_last_stage_that_is_at_least_four_by_four() -> None:
-    """Stages of 4x4 and 2x2 places; one place of the first is bright, which spreads to half of the clip in the second."""
+    """Stages of 4x4 and 2x2 places; one place of the first is bright, which in the second is half of the clip."""
     model = nn.Sequential(nn.Conv2d(3, 1, 16, 16), nn.Conv2d(1, 1, 2, 2), nn.Flatten(), nn.Linear(4, 2))
     for parameter in model.parameters():
         nn.init.constant_(parameter, 1 if parameter.ndim > 1 else 0)

@@ -151,11 +151,11 @@ def reliability(
         left, right = axes.x(i / len(counts)) + 1, axes.x((i + 1) / len(counts)) - 1
         low, high = sorted((score, accuracy))
         text = f"{count} videos: mean score {100 * score:.1f} %, right {100 * accuracy:.1f} %"
+        across = f'x="{left:.1f}" width="{right - left:.1f}"'
         bars.append(
-            f'<g><title>{text}</title><rect class="s0" x="{left:.1f}" y="{axes.y(accuracy)}" width="{right - left:.1f}" '
-            f'height="{axes.y(0) - axes.y(accuracy):.1f}"/>'
-            f'<rect class="gap" x="{left:.1f}" y="{axes.y(high)}" width="{right - left:.1f}" '
-            f'height="{axes.y(low) - axes.y(high):.1f}"/></g>'
+            f"<g><title>{text}</title>"
+            f'<rect class="s0" {across} y="{axes.y(accuracy)}" height="{axes.y(0) - axes.y(accuracy):.1f}"/>'
+            f'<rect class="gap" {across} y="{axes.y(high)}" height="{axes.y(low) - axes.y(high):.1f}"/></g>'
         )
     diagonal = f'<line class="diagonal" x1="{axes.x(0)}" y1="{axes.y(0)}" x2="{axes.x(1)}" y2="{axes.y(1)}"/>'
     ticks = (0, 0.25, 0.5, 0.75, 1)
