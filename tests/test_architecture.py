@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "preprocess": GROUND | {"machine", "clip", "files"},
     "deploy": GROUND | {"__init__", "clip", "files", "machine", "sealing"},
     "loading": GROUND | {"clip", "config", "models", "training"},
+    "report": GROUND | {"clip", "config", "data", "files", "models", "training"},
     "command_line": GROUND | {"machine", "config"},
     "tasks": GROUND
     | {
@@ -42,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
         "machine",
         "models",
         "preprocess",
+        "report",
         "sealing",
         "torch_files",
         "training",
@@ -54,6 +56,7 @@ MAY_LOAD_TORCH = (
     *("models", "training", "tasks", "torch_files", "loading"),
     *("data.prefetch", "data.workers"),
     *("data.dataset", "data.loader", "data.quick", "deploy.export"),
+    *("report.gradcam", "report.evaluation"),
 )
 
 

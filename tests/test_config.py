@@ -413,7 +413,8 @@ def test_problems_are_listed_at_once_in_the_order_of_the_spec(tmp_path):
         load_spec(path)
     assert str(caught.value) == (
         f"{path}: 2 problems\n"
-        "  line 4: model.backbone: 'resnet19' is not one of resnet18, resnet34, resnet50, resnet101, resnet152, i3d "
+        "  line 4: model.backbone: 'resnet19' is not one of resnet18, resnet34, resnet50, resnet101, resnet152, i3d, "
+        "r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, swin3d_t "
         "(did you mean resnet18?)\n"
         "  line 31: train.optim.lr: must be > 0, got -0.01"
     )

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from action_recognition.config.backbones import VIDEO_BACKBONES
 from action_recognition.config.declare import (
     Check,
     at_least,
@@ -24,7 +25,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_GPUS = 1024
 
-BACKBONES = one_of("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "i3d")
+BACKBONES = one_of("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "i3d", *VIDEO_BACKBONES)
 PRECISIONS = one_of("fp32", "bf16", "fp16")
 EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 PROBABILITY = in_range(0, 1)

@@ -3,10 +3,12 @@
 from torch import nn
 
 from action_recognition.config import ModelSpec
+from action_recognition.config.backbones import VIDEO_BACKBONES
 from action_recognition.models.i3d import I3d
 from action_recognition.models.joint import Joint
 from action_recognition.models.resnet2d import ResNet2d
 from action_recognition.models.resnet3d import ResNet3d
+from action_recognition.models.video import video_network
 
 __all__ = ["build_model"]
 
@@ -23,6 +25,8 @@ def build_model(spec: ModelSpec, num_classes: int) -> nn.Module:
 
 
 def _stream(spec: ModelSpec, modality: str, num_classes: int) -> nn.Module:
+    if spec.backbone in VIDEO_BACKBONES:
+        return video_network(spec.backbone, num_classes, spec.dropout_ratio)
     channels, num_frames = {"rgb": (3, spec.rgb_seq_length), "of": (2, spec.of_seq_length)}[modality]
     match spec.input_type, spec.backbone:
         case "2d", "i3d":

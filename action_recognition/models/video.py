@@ -1,0 +1,26 @@
+"""torchvision's video networks, under its own names, so that its Kinetics-400 files fit as they are.
+
+Input (N, 3, T, H, W); output logits (N, K). Which sizes each takes is told by config/backbones.py. Reading
+weights is not done here.
+"""
+
+from torch import Tensor, nn
+from torchvision.models import get_model_builder
+
+
+class Mean(nn.Module):
+    """(N, C, T, H, W) -> (N, C, 1, 1, 1). Named axes, since not every engine takes adaptive pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3, 4), keepdim=True)
+
+
+def video_network(backbone: str, num_classes: int, dropout: float) -> nn.Module:
+    """One of torchvision's networks, with `dropout` before its classifier also where torchvision has none there."""
+    builder = get_model_builder(backbone)
+    if backbone in ("s3d", "mvit_v2_s"):
+        return builder(weights=None, num_classes=num_classes, dropout=dropout)
+    model = builder(weights=None, num_classes=num_classes)
+    # The pool has no weights, so that nothing changes its name.
+    model.avgpool = nn.Sequential(Mean(), nn.Dropout(dropout))
+    return model
