@@ -1,11 +1,13 @@
 """The training augmentation: which part of a frame is seen, at which size, and what a mirror does to flow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from action_recognition.clip.transform import fit_frame
-from action_recognition.data.augment import PLACES, Augmentation, Draw
+from action_recognition.data.augment import PLACES, SAME_COLOURS, Augmentation, Draw, recolour
 
 CENTRE = PLACES.index((2, 2))
 BELOW_ONE = float(np.nextafter(1, 0))
@@ -147,3 +149,29 @@ def test_draw_takes_as_many_random_numbers_whatever_the_crop_type() -> None:
         augmentation(crop_type, flip_prob=0.3).draw(rng)
         left.append(rng.random())
     assert left[0] == left[1] == left[2]
+
+
+# --- colours ---
+
+
+def test_draw_of_colours_stays_within_the_jitter_and_leaves_the_other_choices_as_they_are() -> None:
+    plain, jitter = augmentation("random_crop"), replace(augmentation("random_crop"), color_jitter=(0.4, 0.3, 0.2, 0.1))
+    for seed in range(200):
+        one, other = (a.draw(np.random.default_rng(seed)) for a in (plain, jitter))
+        assert one.colours == SAME_COLOURS
+        assert replace(other, colours=SAME_COLOURS) == one
+        assert all(abs(c - s) <= b for c, s, b in zip(other.colours, SAME_COLOURS, (0.4, 0.3, 0.2, 0.1), strict=True))
+
+
+def test_brightness_multiplies_every_frame_alike() -> None:
+    clip = np.full((2, 3, 4, 3), 100, np.uint8)
+    assert (recolour(clip, (1.5, 1.0, 1.0, 0.0)) == 150).all()
+    assert recolour(clip, SAME_COLOURS) is clip
+
+
+def test_saturation_of_nothing_leaves_grey() -> None:
+    clip = np.random.default_rng(0).integers(256, size=(2, 3, 4, 3), dtype=np.uint8)
+    grey = recolour(clip, (1.0, 1.0, 0.0, 0.0))
+    assert (grey == grey[..., :1]).all()
+    red = np.array([[[[200, 0, 0]]]], np.uint8)
+    assert recolour(red, (1.0, 1.0, 1.0, 1 / 3)).tolist() == [[[[0, 200, 0]]]]  # a third of a turn: red is green

@@ -226,3 +226,19 @@ def test_what_workers_are_sent_can_be_pickled(index: Index) -> None:
     assert same(again[key].clips, dataset[key].clips)
     assert list(pickle.loads(pickle.dumps(plan))) == list(plan)
     assert pickle.loads(pickle.dumps(dataset[key])).video == index.videos[4]
+
+
+def test_three_views_of_a_window_are_windows_of_their_own_in_the_order_of_the_views(noisy: Index) -> None:
+    of = contract({"rgb": 2})
+    once, thrice = (EvaluationWindows(noisy.videos, of, "conv", 2, n)[0].clips["rgb"] for n in (1, 3))
+    assert (once.shape, thrice.shape) == ((2, 2, 8, 8, 3), (6, 2, 8, 8, 3))
+    assert len({window.tobytes() for window in thrice}) == 6
+    of_middle, of_whole = thrice[2].mean(axis=(1, 2)), once[0].mean(axis=(1, 2))
+    np.testing.assert_allclose(of_middle, of_whole, atol=25)  # the same frames, of another part
+
+
+def test_repeated_clip_is_of_the_same_video_with_draws_of_its_own(noisy: Index) -> None:
+    clips = clips_of(noisy, contract({"rgb": 2}), crop="random_crop")
+    first, again = (clips[ClipKey(0, clip_id, 1.0)] for clip_id in (4, 4 + len(clips)))
+    assert (first.video_id, again.video_id) == (4, 4)
+    assert not np.array_equal(first.clips["rgb"], again.clips["rgb"])

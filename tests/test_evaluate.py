@@ -275,6 +275,15 @@ def test_evaluation_of_video_files_is_that_of_their_frames(checkpoint: Path, tre
     assert results == expected
 
 
+def test_evaluation_in_three_views_scores_three_windows_for_each_clip(
+    checkpoint: Path, tree: Path, tmp_path: Path
+) -> None:
+    how = ("evaluate.video_eval_mode=conv", "evaluate.video_num_crops=3")
+    once, thrice = (run_evaluate(checkpoint, tree, tmp_path / str(len(h)), *h)[0] for h in (how[:1], how))
+    assert thrice["windows"] == 3 * once["windows"]
+    assert thrice["accuracy"] == once["accuracy"]  # every frame is of one colour
+
+
 @pytest.fixture
 def spoilt(make_tree: MakeTree, tmp_path: Path) -> tuple[Path, Path]:
     """20 videos of 2 frames, and an image of video 3 that is cut short."""

@@ -54,6 +54,18 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("epoch", range(4))
+def test_balanced_plan_has_as_many_clips_equally_many_of_each_class_and_few_clips_again(epoch: int) -> None:
+    labels = [0] * 7 + [1] * 2 + [2] * 2  # 11 clips: 4, 4 and 3 of the classes
+    plan = TrainingPlan(11, 4, 1, 0, labels=labels)
+    plan.start_at(epoch, 0)
+    clip_ids = [key.clip_id for batch in plan for key in batch]
+    assert (len(clip_ids), len(set(clip_ids))) == (11, 11)
+    counts = [[labels[i % 11] for i in clip_ids].count(c) for c in range(3)]
+    assert sorted(counts) == [3, 4, 4]
+    assert {i % 11 for i in clip_ids} >= {7, 8, 9, 10}  # of a small class, each clip before any comes again
+
+
 def plans(num_clips: int, batch_size: int, accumulate: int, world: int, seed: int = 0) -> list[TrainingPlan]:
     return [TrainingPlan(num_clips, batch_size, accumulate, seed, rank, world) for rank in range(world)]
 

@@ -432,6 +432,7 @@ def test_resume_with_other_rate_epochs_and_workers_says_one_line_each_and_uses_t
         ("model.backbone=resnet34", "model.backbone: resnet18 there, resnet34 in the spec"),
         ("model.model_type=of", "model.model_type: rgb there, of in the spec"),
         ("model.rgb_seq_length=3", "model.rgb_seq_length: 2 there, 3 in the spec"),
+        ("train.optim.name=AdamW", "train.optim.name: SGD there, AdamW in the spec"),
         ("dataset.label_map={b: 0, a: 1}", "classes: a, b there, b, a in the spec"),
         ("dataset.label_map={a: 0, b: 1, c: 2}", "classes: a, b there, a, b, c in the spec"),
     ],
@@ -442,8 +443,8 @@ def test_resume_with_another_model_is_refused_naming_both_values(
     run_train(tree, tmp_path, "train.num_epochs=1")
     with pytest.raises(
         CheckpointError,
-        match=r"ar_model_latest\.pth: is of another model than the spec describes; use its values, or another "
-        rf"train\.results_dir to start anew:\n  {re.escape(line)}$",
+        match=r"ar_model_latest\.pth: is of another model or optimizer than the spec describes; use its values, or "
+        rf"another train\.results_dir to start anew:\n  {re.escape(line)}$",
     ):
         run_train(tree, tmp_path, "train.num_epochs=2", change)
 

@@ -17,6 +17,7 @@ from action_recognition.clip.transform import (
     scale_and_shift,
     short_side_to,
     to_input,
+    view_boxes,
 )
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/transforms.json").read_text())
@@ -91,6 +92,27 @@ def test_evaluation_box_of_odd_sizes_never_leaves_the_frame() -> None:
     for size in ((w, h) for w in range(1, 60, 3) for h in range(1, 60, 7)):
         image = Image.new("L", size)
         assert fit_frame(image, evaluation_box(size, of), (7, 5)).shape == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("size", "of", "expected"),
+    [
+        # 240 high at 224: 298 wide, so that the windows begin at 0, 37 and 74
+        ((320, 240), contract(), [(0, 224), (37, 261), (74, 298)]),
+        # the short side at 256, the crop in the middle of it
+        ((512, 256), contract(center_crop=True), [(0, 224), (144, 368), (288, 512)]),
+    ],
+)
+def test_three_views_go_from_one_end_of_the_longer_side_to_the_other(size, of, expected) -> None:
+    scale = size[0] / short_side_to(size, 256 if of.center_crop else 224)[0]
+    boxes = view_boxes(size, of, 3)
+    assert [(round(left / scale), round(right / scale)) for left, _, right, _ in boxes] == expected
+    tall = view_boxes(size[::-1], of, 3)
+    assert [(top, left, bottom, right) for left, top, right, bottom in tall] == [pytest.approx(box) for box in boxes]
+
+
+def test_one_view_is_the_evaluation_box() -> None:
+    assert view_boxes((320, 240), contract(), 1) == [(0, 0, 320, 240)]
 
 
 def test_box_in_frame_scales_each_side_by_itself() -> None:

@@ -7,6 +7,7 @@ Stages come in as models.stages gives them. No files and no spec.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from action_recognition.training.optim import Stages
@@ -52,18 +54,16 @@ def mixing(mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> Mix:
 
     All streams of a clip are mixed alike. The draws come from torch's generator.
     """
-    ways: list[Callable[..., Any]] = []
-    if mixup_alpha > 0:
-        ways.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
-    if cutmix_alpha > 0:
-        ways.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+    alphas = {v2.MixUp: mixup_alpha, v2.CutMix: cutmix_alpha}
+    ways = [way(alpha=a, num_classes=num_classes, labels_getter=itemgetter(-1)) for way, a in alphas.items() if a > 0]
     if not ways:
         return unmixed
     draw = v2.RandomChoice(ways)
 
     def mix(inputs: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
-        *mixed, targets = draw(*inputs, labels)
-        return mixed, targets
+        kinds = {4: tv_tensors.Image, 5: tv_tensors.Video}
+        *mixed, targets = draw(*(kinds[x.ndim](x) for x in inputs), labels)
+        return [x.as_subclass(Tensor) for x in mixed], targets
 
     return mix
 
@@ -99,13 +99,14 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[Any], AbstractC
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Batch norms take a batch into their running statistics at its first pass only, not when it is computed again."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, num_batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches
 
 
 class RunningMean:
