@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -38,33 +39,53 @@ def stretches(missing: list[int], code: list[int]) -> Iterator[list[int]]:
         yield [line for _, line in run]
 
 
-def missing_lines(path: str, measured: dict[str, Any]) -> Iterator[str]:
-    """A line of Markdown for each stretch of `path` that was not run."""
+@dataclass(frozen=True)
+class Stretch:
+    """Lines of a file that follow one another and were not run."""
+
+    lines: list[int]
+    text: str  # the first one's
+    of_hardware: bool
+
+
+def not_run(path: str, of_file: dict[str, Any]) -> list[Stretch]:
+    """What of `path` was not run, in order."""
     source = Path(path).read_text(encoding="utf-8").splitlines()
-    run = measured["executed_lines"]
-    for stretch in stretches(measured["missing_lines"], run + measured["missing_lines"]):
-        first, last = stretch[0], stretch[-1]
-        before = max((line for line in run if line < first), default=first)
-        gpu = ", GPU" if HARDWARE.search("\n".join(source[before - 1 : last])) else ""
-        yield f"- {first if first == last else f'{first}-{last}'}{gpu}: `{source[first - 1].strip()}`"
+    run, missing = of_file["executed_lines"], of_file["missing_lines"]
+    found = []
+    for lines in stretches(missing, run + missing):
+        before = max((line for line in run if line < lines[0]), default=lines[0])
+        of_hardware = HARDWARE.search("\n".join(source[before - 1 : lines[-1]])) is not None
+        found.append(Stretch(lines, source[lines[0] - 1].strip(), of_hardware))
+    return found
 
 
 def report(measured: dict[str, Any]) -> str:
     """The document. `measured` is coverage's JSON."""
-    total, files = measured["totals"], sorted(measured["files"].items())
-    text = [HEAD, f"{total['covered_lines']} of {total['num_statements']} lines: {total['percent_covered']:.1f} %.\n\n"]
-    text.append("| module | lines | not run | run, % |\n|---|---|---|---|\n")
-    for path, of_file in files:
-        sums = of_file["summary"]
-        if sums["num_statements"]:
-            text.append(
-                f"| {path} | {sums['num_statements']} | {sums['missing_lines']} | {sums['percent_covered']:.1f} |\n"
-            )
+    total, files = measured["totals"], {p: f for p, f in measured["files"].items() if f["summary"]["num_statements"]}
+    left = {path: not_run(path, files[path]) for path in sorted(files)}
+    of_hardware = sum(len(s.lines) for of_file in left.values() for s in of_file if s.of_hardware)
+    text = [
+        f"{HEAD}{total['covered_lines']} of {total['num_statements']} lines are run: {total['percent_covered']:.1f} %. "
+        f"Of the {total['missing_lines']} others, {of_hardware} are marked GPU below.\n\n",
+        "| module | lines | not run | run, % |\n|---|---|---|---|\n",
+    ]
+    for path in left:
+        sums = files[path]["summary"]
+        text.append(
+            f"| {path} | {sums['num_statements']} | {sums['missing_lines']} | {sums['percent_covered']:.1f} |\n"
+        )
     text.append(LINES_HEAD)
-    for path, of_file in files:
-        if of_file["missing_lines"]:
-            text.append(f"**{path}**\n\n" + "\n".join(missing_lines(path, of_file)) + "\n\n")
+    for path, of_file in left.items():
+        if of_file:
+            text.append("\n".join([f"**{path}**\n", *map(as_item, of_file)]) + "\n\n")
     return "".join(text).rstrip("\n") + "\n"
+
+
+def as_item(stretch: Stretch) -> str:
+    first, last = stretch.lines[0], stretch.lines[-1]
+    where = f"{first}" if first == last else f"{first}-{last}"
+    return f"- {where}{', GPU' if stretch.of_hardware else ''}: `{stretch.text}`"
 
 
 if __name__ == "__main__":
