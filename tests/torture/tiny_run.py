@@ -8,6 +8,7 @@ TINY_RUN_TURN_SEC=2 processes that lost others wait 2 s before they tell of it.
 """
 
 import io
+import multiprocessing
 import os
 import sys
 import time
@@ -126,6 +127,7 @@ def _say_into(log: Path) -> None:
 
 def run_and_exit(data: Path, results: Path, more: tuple[str, ...], log: Path) -> None:
     """`run`, as the work of a process that was forked."""
+    multiprocessing.set_start_method("fork", force=True)  # readers start as they do in a process of its own
     os._exit(run(data, results, *more, log=log))
 
 
