@@ -45,6 +45,7 @@ EXTRAS["dev"] = [
     "types-PyYAML",
     "types-tqdm",
     "scikit-learn>=1.4",  # an independent opinion on the metrics
+    "selenium>=4.20",  # drives Chromium in the tests of reports
     "coverage>=7.10",  # the lines that no test runs; the first that follows child processes by itself
 ]
 EXTRAS["all"] = [need for name in ("video", "flow", "deploy", "report", "crypto", "dev") for need in EXTRAS[name]]
@@ -60,6 +61,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["action_recognition", "action_recognition.*"]),
+    package_data={"action_recognition.report": ["page.*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )
