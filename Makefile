@@ -1,5 +1,7 @@
 # make demo: from nothing to a trained, evaluated, exported model.  make test: lint, types, fast tests.  Both install what they need.
 VENV ?= .venv
+LOWEST_VENV ?= .venv-lowest
+AUDIT_VENV ?= .venv-audit
 PYTHON ?= python3
 DEMO_DATA ?= demo
 DEMO_RESULTS ?= results/demo
@@ -10,7 +12,7 @@ RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all torture bench lint clean
+.PHONY: demo test test-all test-lowest audit coverage torture bench lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -32,6 +34,21 @@ test: $(VENV)/.all lint
 test-all: $(VENV)/.all lint
 	$(RUN) -m pytest -n 2 -m "not gpu and not trt"
 
+test-lowest: $(LOWEST_VENV)/.all
+	$(LOWEST_VENV)/bin/python -m pytest -n 2
+
+audit:
+	test -x $(AUDIT_VENV)/bin/pip-audit || ($(PYTHON) -m venv $(AUDIT_VENV) && \
+	    $(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check pip-audit)
+	PATH="$(AUDIT_VENV)/bin:$$PATH" $(PYTHON) tools/audit.py
+
+coverage: $(VENV)/.all
+	rm -rf results/coverage && mkdir -p results/coverage
+	$(RUN) -m coverage run -m pytest -n 2
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage json --quiet -o results/coverage/lines.json
+	$(RUN) tools/coverage_report.py results/coverage/lines.json
+
 torture: $(VENV)/.all
 	$(RUN) tools/torture.py $(PARTS)
 
@@ -44,7 +61,7 @@ lint: $(VENV)/.all
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) $(DEMO_DATA) $(DEMO_RESULTS)
+	rm -rf $(VENV) $(LOWEST_VENV) $(AUDIT_VENV) $(DEMO_DATA) $(DEMO_RESULTS)
 
 $(VENV)/.core: setup.py
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
@@ -54,4 +71,13 @@ $(VENV)/.core: setup.py
 
 $(VENV)/.all: $(VENV)/.core
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[all]"
+	touch $@
+
+# The first install is for the package's metadata, which says the bounds.
+$(LOWEST_VENV)/.all: setup.py
+	test -d $(LOWEST_VENV) || $(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(LOWEST_VENV)/bin/python tools/lowest.py > $(LOWEST_VENV)/lowest.txt
+	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[all]" \
+	    --constraint $(LOWEST_VENV)/lowest.txt
 	touch $@

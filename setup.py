@@ -8,26 +8,29 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "action_recognition/__init__.py").read_text())
 
+# Lowest versions are those that `make test-lowest` runs the tests on, so each is a version that exists.
 CORE = [
     "torch>=2.10",  # the framework; before 2.10 its bf16 conv3d ran without cuDNN
     "torchvision>=0.25",  # the 2D ResNets and the ImageNet weights
     "numpy>=1.26",  # frame ids, clips on the host, metrics
     "pillow>=10.3",  # decodes and resizes frames, the way the models were trained
-    "pyyaml>=6.0",  # specs
-    "onnx>=1.16",  # the format that models are deployed in
+    "pyyaml>=6.0.1",  # specs; the first that installs on Python 3.12
+    "onnx>=1.17",  # the format that models are deployed in; 1.16 has no bf16 convolution
     "tqdm>=4.66",  # progress bars
 ]
+OPENCV = "opencv-python-headless>=4.11.0.86"
 EXTRAS = {
     "video": [
-        "av>=13",  # decodes video files, and says what is broken in them
-        "opencv-python-headless>=4.11",  # reads frames in training and writes them: up to 2 times as fast as Pillow
+        # Decodes video files, and says what is broken in them. 17 is the first that can be held to one thread a video.
+        "av>=17",
+        OPENCV,  # reads frames in training and writes them: up to 2 times as fast as Pillow
     ],
-    "flow": ["opencv-python-headless>=4.11"],  # DIS optical flow on a CPU
+    "flow": [OPENCV],  # DIS optical flow on a CPU
     "deploy": [
         "onnxruntime>=1.26",  # runs exported models; 1.20 reads weights from other files in silence, 1.26 does not
         "onnxscript>=0.4",  # torch's exporter; torch 2.10 needs a module that 0.3 does not have
     ],
-    "report": ["matplotlib>=3.8", "tensorboard>=2.16"],  # plots; training curves
+    "report": ["matplotlib>=3.8", "tensorboard>=2.16.2"],  # plots; curves, of which 2.16.0 brings TensorFlow
 }
 EXTRAS["trt"] = ["tensorrt>=10.14", "cuda-python>=13"]  # builds and runs TensorRT engines on NVIDIA GPUs
 EXTRAS["crypto"] = ["cryptography>=42"]  # encrypted checkpoints and exports
@@ -42,6 +45,8 @@ EXTRAS["dev"] = [
     "types-PyYAML",
     "types-tqdm",
     "scikit-learn>=1.4",  # an independent opinion on the metrics
+    "selenium>=4.20",  # drives Chromium in the tests of reports
+    "coverage>=7.10",  # the lines that no test runs; the first that follows child processes by itself
 ]
 EXTRAS["all"] = [need for name in ("video", "flow", "deploy", "report", "crypto", "dev") for need in EXTRAS[name]]
 
@@ -56,6 +61,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["action_recognition", "action_recognition.*"]),
+    package_data={"action_recognition.report": ["page.*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

@@ -53,10 +53,9 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {"deploy": {"loading"}, "command_line": 
 
 NEVER_AT_THE_TOP = {"av", "cv2", "onnx", "onnxruntime", "tensorrt", "cuda", "cryptography", "modelopt"}
 MAY_LOAD_TORCH = (
-    *("models", "training", "tasks", "torch_files", "loading"),
+    *("models", "training", "tasks", "torch_files", "loading", "report"),
     *("data.prefetch", "data.workers"),
     *("data.dataset", "data.loader", "data.quick", "deploy.export"),
-    *("report.gradcam", "report.evaluation"),
 )
 
 

@@ -217,7 +217,7 @@ def test_export_with_softmax_answers_probabilities(plain: bytes, tmp_path: Path)
     assert described.output == "softmax"
 
 
-@pytest.mark.parametrize("opset", [18, 25])
+@pytest.mark.parametrize("opset", [18, min(25, onnx.defs.onnx_opset_version())])  # 25 from onnx 1.20 on
 def test_export_is_of_the_opset_asked_for(opset: int, tmp_path: Path) -> None:
     content, inputs = exported(contract(), opset=opset), clips(contract(), 1)
     assert [entry.version for entry in onnx.load_model_from_string(content).opset_import] == [opset]

@@ -1,6 +1,7 @@
 """Frames of folders, files, arrays and live sources."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from made_video import write_moving
 from PIL import Image
 from tiny import MakeTree
 
-from action_recognition.deploy.sources import Dropped, Frame, LatestFrames, frames_of
+from action_recognition.deploy import sources
+from action_recognition.deploy.sources import Dropped, Frame, LatestFrames, Live, frames_of, source_of
 from action_recognition.errors import DataError
 
 RGB = ("rgb",)
@@ -137,3 +139,116 @@ def test_image_that_would_lose_range_is_refused_as_in_training(tmp_path: Path) -
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "0.png")
     with pytest.raises(DataError, match=r"0\.png: pixels of kind 'I;16' can't be used; convert it to 8 bits"):
         next(frames_of(tmp_path, ("rgb",), Dropped()))
+
+
+def test_live_source_whose_frames_waited_too_long_goes_on_with_the_newest() -> None:
+    now = time.monotonic()
+    frames = [Frame(i, i, {}, came_sec=now - age) for i, age in enumerate((9.0, 8.0, 7.0))]
+    all_read, dropped = threading.Event(), Dropped()
+
+    def source() -> Iterator[Frame]:
+        yield from frames
+        all_read.set()
+
+    latest = LatestFrames(source(), 10, dropped, most_wait_sec=0.5)
+    latest._read()
+    assert all_read.is_set()
+    assert [f.number for f in latest._waiting] == [2]
+    assert dropped.frames == 2
+
+
+class Connections:
+    """Connections to a stream in place of FFmpeg's: each brings so many frames and ends so."""
+
+    def __init__(self, *connections: tuple[int, Exception | None]) -> None:
+        self.left = list(connections)
+
+    def __call__(self, source: object) -> Iterator[Frame]:
+        num_frames, end = self.left.pop(0)
+        yield from (frame(number) for number in range(num_frames))
+        if end:
+            raise end
+
+
+LOST, ENDED = DataError("rtsp://x: broke off"), sources._StreamEnd("rtsp://x: has ended")
+
+
+def read(monkeypatch: pytest.MonkeyPatch, source: int | str, *connections: tuple[int, Exception | None], retries: int):
+    """The (number, connection) of all frames, what was said, and what was lost; no wait is a long one."""
+    monkeypatch.setattr(sources, "_live", Connections(*connections))
+    monkeypatch.setattr(sources, "LONGEST_WAIT_SEC", 0.001)
+    said: list[str] = []
+    dropped, seen = Dropped(), []
+    live = Live(100, retries=retries, tell=said.append)
+    try:
+        for f in frames_of(source, RGB, dropped, live=live):
+            seen.append((f.number, f.connection))
+    except DataError as error:
+        said.append(f"raised {error}")
+    return seen, said, dropped
+
+
+@pytest.mark.parametrize("end", [LOST, ENDED])
+def test_stream_that_is_lost_is_opened_again_and_counted(monkeypatch: pytest.MonkeyPatch, end: DataError) -> None:
+    refused = DataError("rtsp://x: can not be opened")
+    seen, said, dropped = read(monkeypatch, "rtsp://x", (2, end), (0, refused), (1, None), retries=3)
+    assert seen == [(0, 0), (1, 0), (2, 1)]
+    assert said == [
+        f"{end}; attempt 1 of 3 to open it again in 0.001 s",
+        "rtsp://x: can not be opened; attempt 2 of 3 to open it again in 0.001 s",
+    ]
+    assert dropped.connections == 1
+
+
+def test_stream_that_stays_away_is_given_up_after_so_many_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = DataError("rtsp://x: can not be opened")
+    seen, said, _ = read(monkeypatch, "rtsp://x", (1, LOST), (0, refused), (0, refused), retries=2)
+    assert seen == [(0, 0)]
+    assert said[2:] == ["raised rtsp://x: can not be opened"]
+
+
+@pytest.mark.parametrize(
+    ("source", "connection", "retries", "message"),
+    [
+        ("rtsp://x", (0, LOST), 5, "raised rtsp://x: broke off"),  # never there: the address is wrong
+        (0, (2, LOST), 5, "raised rtsp://x: broke off"),  # a camera that was pulled out
+        ("rtsp://x", (2, LOST), 0, "raised rtsp://x: broke off"),
+        ("rtsp://x", (2, ENDED), 0, None),
+        ("http://x/film.mp4", (2, None), 5, None),  # a recording that is over
+    ],
+)
+def test_source_that_is_not_opened_again(
+    monkeypatch: pytest.MonkeyPatch, source: int | str, connection: tuple, retries: int, message: str | None
+) -> None:
+    _, said, dropped = read(monkeypatch, source, connection, retries=retries)
+    assert said == ([message] if message else [])
+    assert dropped.connections == 0
+
+
+def test_waits_between_attempts_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_live", Connections((1, LOST), *[(0, LOST)] * 9))
+    waits: list[float] = []
+
+    class Patient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0)
+            return False
+
+    with pytest.raises(DataError):
+        list(sources._connected("rtsp://x", Live(retries=7), Dropped(), Patient()))
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [("0", 0), ("12", 12), ("/dev/video2", 2), ("clip.mp4", "clip.mp4"), ("rtsp://x/0", "rtsp://x/0"), ("٣", "٣")],
+)
+def test_source_of_a_command_line(text: str, source: int | str) -> None:
+    assert source_of(text) == source
+
+
+def test_password_in_an_address_is_not_told() -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    with pytest.raises(DataError, match=r"^tcp://127\.0\.0\.1:1/x: can not be opened") as caught:
+        list(frames_of("tcp://me:secret@127.0.0.1:1/x", RGB, Dropped()))
+    assert "secret" not in str(caught.value)

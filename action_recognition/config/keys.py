@@ -251,6 +251,7 @@ class TrainSpec:
         one_of("auto", "contiguous", "channels_last"),
     )
     compile: bool = key(False, "Compile the network with torch.compile; the first steps take minutes")
+    report: bool = key(False, "Write the curves to <results_dir>/train/report.html after each epoch, and as PNG")
     profile: bool = key(False, "Write a timeline of steps 6 to 10 to <results_dir>/train/trace.json")
     timeout_sec: float = key(
         1800, "Seconds that processes wait for one another before the run ends", in_range(1, 604800)
@@ -278,6 +279,7 @@ class EvaluateSpec:
     video_num_segments: int = key(10, "Clips of a video in conv mode", positive())
     video_num_crops: int = key(1, "Views of each clip: 1, or 3 crops along the longer side", VIEWS)
     precision: str = key("fp32", "Arithmetic", PRECISIONS)
+    report: bool = key(False, "Write figures, mistakes and Grad-CAM to <results_dir>/evaluate/report.html, plots as PNG")
     device: str = key("auto", "Where to evaluate; auto = the GPUs if there are any", DEVICE)
 
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,12 +22,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Event:
-    """A label that held from `start_sec` to `end_sec`; `score` is the best of its smoothed probabilities."""
+    """A label that held from `start_sec` to `end_sec`; `score` is the best of its smoothed probabilities.
+
+    `track` is the id of who it is told of, where several are followed.
+    """
 
     label: str
     start_sec: float
     end_sec: float
     score: float
+    track: int | None = None
 
 
 class Smoothing:
@@ -56,22 +60,46 @@ def labelled(probabilities: np.ndarray, class_names: tuple[str, ...], threshold:
     return (class_names[best] if score >= threshold else UNKNOWN), score
 
 
+class Timeline:
+    """The label of one thing over time, and the events that it makes: runs of windows with one label but `unknown`.
+
+    An event lasts from the middle of its first window to the middle of its last one: a window speaks of its middle.
+    `label` (None before the first window), `score` and `probabilities` (K,) are those of the latest window, smoothed.
+    """
+
+    def __init__(
+        self, class_names: tuple[str, ...], smoothing: Smoothing, threshold: float = 0.0, track: int | None = None
+    ) -> None:
+        self.label: str | None = None
+        self.score, self.probabilities = 0.0, np.zeros(len(class_names))
+        self._class_names, self._smoothing, self._threshold, self._track = class_names, smoothing, threshold, track
+        self._current: Event | None = None
+
+    def add(self, window: Scores) -> Event | None:
+        """Take the next window. Returns the event that is over with it."""
+        self.probabilities = self._smoothing(window.probabilities)
+        label, self.score = labelled(self.probabilities, self._class_names, self._threshold)
+        middle = (window.start_sec + window.end_sec) / 2
+        if self._current and self._current.label == label:
+            self._current = replace(self._current, end_sec=middle, score=max(self.score, self._current.score))
+            return None
+        over = self.close()
+        self.label, self._current = label, Event(label, middle, middle, self.score, self._track)
+        return over
+
+    def close(self) -> Event | None:
+        """Nothing more comes: the event that went on until now."""
+        current, self._current = self._current, None
+        return current if current and current.label != UNKNOWN else None
+
+
 def events_of(
     windows: Iterable[Scores], class_names: tuple[str, ...], smoothing: Smoothing, threshold: float = 0.0
 ) -> Iterator[Event]:
-    """An event for each run of windows with one label but `unknown`, when the run is over.
-
-    It lasts from the middle of its first window to the middle of its last one: a window speaks of its middle.
-    """
-    current: Event | None = None
+    """The events of a Timeline, each when it is over."""
+    timeline = Timeline(class_names, smoothing, threshold)
     for window in windows:
-        label, score = labelled(smoothing(window.probabilities), class_names, threshold)
-        middle = (window.start_sec + window.end_sec) / 2
-        if current and current.label == label:
-            current = Event(label, current.start_sec, middle, max(score, current.score))
-            continue
-        if current and current.label != UNKNOWN:
-            yield current
-        current = Event(label, middle, middle, score)
-    if current and current.label != UNKNOWN:
-        yield current
+        if event := timeline.add(window):
+            yield event
+    if event := timeline.close():
+        yield event

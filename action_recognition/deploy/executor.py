@@ -41,6 +41,7 @@ from action_recognition.machine import num_cores
 Shape = tuple[int | None, ...]
 Arrays = Mapping[str, np.ndarray]
 PLAN_SUFFIXES = (".plan", ".engine", ".trt")
+MODEL_SUFFIXES = (".onnx", SEALED_ONNX_SUFFIX, *PLAN_SUFFIXES)
 _FLOAT_BYTES = 4
 _NO_FOLDER = os.devnull + "/nowhere"  # a folder that can't be
 
@@ -80,6 +81,27 @@ def open_executor(path: str | Path, device: str | None = None, trust: bool = Fal
     if device_id is None:
         raise DeployError(f"{path}: a TensorRT plan runs on an NVIDIA GPU only; for the CPU take the ONNX file")
     return TensorRTExecutor(path, device_id, trust, key)
+
+
+def run_any(executor: Executor, inputs: Arrays) -> dict[str, np.ndarray]:
+    """The outputs for a batch of any size.
+
+    It is cut into what the model takes; where that is more than is left, the last clip is repeated and its answers
+    dropped.
+    """
+    num_clips = len(next(iter(inputs.values())))
+    if executor.min_batch <= num_clips <= (executor.max_batch or num_clips):
+        return executor(inputs)
+    answers = list(executor.run_all(_cut(executor, inputs, num_clips)))
+    return {name: np.concatenate([answer[name] for answer in answers])[:num_clips] for name in executor.outputs}
+
+
+def _cut(executor: Executor, inputs: Arrays, num_clips: int) -> Iterator[dict[str, np.ndarray]]:
+    least, most = executor.min_batch, executor.max_batch or num_clips
+    for start in range(0, num_clips, most):
+        stop = min(start + most, num_clips)
+        ids = [*range(start, stop), *[stop - 1] * (least - (stop - start))]
+        yield {name: array[ids] for name, array in inputs.items()}
 
 
 def gpu_id(device: str) -> int | None:

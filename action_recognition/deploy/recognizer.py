@@ -11,7 +11,9 @@ The frames are sampled, resized and normalised as the model's contract says, the
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from action_recognition.clip.contract import CHANNELS, Contract
 from action_recognition.clip.sampling import window_ids
 from action_recognition.clip.transform import fit_clip, scale_and_shift, to_input
 from action_recognition.deploy.events import Event, Scores, Smoothing, events_of
-from action_recognition.deploy.executor import Executor, open_executor
+from action_recognition.deploy.executor import MODEL_SUFFIXES, Executor, open_executor, run_any
 from action_recognition.deploy.sources import Dropped, Frame, frames_of
 from action_recognition.deploy.window import SlidingWindow
 from action_recognition.errors import DeployError
@@ -74,6 +76,25 @@ class Recognizer:
         return cls.from_executor(open_executor(path, device, trust), path)
 
     @classmethod
+    @contextmanager
+    def open(cls, path: str | Path, device: str | None = None, trust: bool = False) -> Iterator["Recognizer"]:
+        """A recognizer of any model file, by its suffix: exported ones without torch, else a checkpoint, with it.
+
+        `device` is by default the CPU for checkpoints and ONNX files, and GPU 0 for plans. UserError says what is
+        missing.
+        """
+        if Path(path).suffix.lower() not in MODEL_SUFFIXES:
+            if find_spec("torch") is None:
+                raise DeployError(
+                    f"{path}: a checkpoint needs torch: pip install torch torchvision; or export it with "
+                    f"tools/export.py, and give the file that it makes ({', '.join(MODEL_SUFFIXES)})"
+                )
+            yield cls.from_checkpoint(path, device or "cpu")
+            return
+        with open_executor(path, device, trust) as executor:
+            yield cls.from_executor(executor, path)
+
+    @classmethod
     def from_executor(cls, executor: Executor, path: str | Path, contract: Contract | None = None) -> "Recognizer":
         """A recognizer over an open executor. DeployError: the model, at `path`, has no contract and none is given."""
         description = executor.description
@@ -83,7 +104,7 @@ class Recognizer:
         names, (output,) = list(executor.inputs), executor.outputs
 
         def forward(inputs: list[np.ndarray]) -> np.ndarray:
-            return executor(dict(zip(names, inputs, strict=True)))[output]
+            return run_any(executor, dict(zip(names, inputs, strict=True)))[output]
 
         return cls(forward, contract, is_softmax=description is not None and description.output == "softmax")
 
@@ -97,13 +118,16 @@ class Recognizer:
         num_frames = min(map(len, frames.values()))
         contract = self.contract
         ids = window_ids(num_frames, contract.lengths, strategy=contract.sample_strategy, rate=contract.sample_rate)
-        inputs = []
-        for modality, (scale, shift) in self._constants.items():
-            clip = fit_clip(frames[modality][ids[modality][0]], contract)  # (T, H, W, C) uint8
-            inputs.append(np.ascontiguousarray(to_input(clip[None], scale, shift, contract.is_3d)))
-        probabilities = self._probabilities(inputs)[0]
+        probabilities = self.classify({m: fit_clip(frames[m][ids[m][0]], contract)[None] for m in frames})[0]
         order = np.argsort(-probabilities, kind="stable")
         return [(contract.class_names[k], float(probabilities[k])) for k in order]
+
+    def classify(self, clips: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The probabilities (N, K) of any number of clips at the model's size: uint8 (N, T, H, W, C) a modality."""
+        inputs = []
+        for modality, (scale, shift) in self._constants.items():
+            inputs.append(np.ascontiguousarray(to_input(clips[modality], scale, shift, self.contract.is_3d)))
+        return self._probabilities(inputs)
 
     def windows(
         self, source: Any, stride: int = 1, fps: float | None = None, batch_size: int = 1, rate: int | None = None

@@ -1,44 +1,68 @@
 """Frames of whatever has frames: arrays, a folder of images, a video file, a camera, a network stream.
 
 Files are read as fast as they are asked for. Cameras and streams bring frames at their own pace: a thread keeps the
-newest few and counts those that nobody came for. Needs PyAV for all but arrays and folders. Runs without torch.
+newest few and counts those that nobody came for. A stream that is lost can be opened again. Needs PyAV for all but
+arrays and folders. Runs without torch.
 """
 
+import math
+import re
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from action_recognition.clip.image import read_image
-from action_recognition.clip.video import Damage, load_av, read_video
+from action_recognition.clip.video import MAX_STILL_SEC, Damage, load_av, read_video
 from action_recognition.errors import DataError
 
 FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEFAULT_FPS = 25.0
+LONGEST_WAIT_SEC = 30.0  # between two attempts to open a lost stream
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment: the time since the first frame in seconds, its number, and the image of each modality."""
+    """One moment: the time since the first frame in seconds, its number, and the image of each modality.
+
+    Of live sources also when it came, by the clock of time.monotonic, and which connection brought it.
+    """
 
     time_sec: float
     number: int
     images: Mapping[str, np.ndarray]
+    came_sec: float | None = None
+    connection: int = 0
 
 
 @dataclass
 class Dropped:
-    """How many frames of a live source came and were never looked at."""
+    """What a live source lost: frames that came and were never looked at, connections that were opened anew."""
 
     frames: int = 0
+    connections: int = 0
+
+
+@dataclass(frozen=True)
+class Live:
+    """How a live source is read.
+
+    `most_waiting` frames wait at most, each for `most_wait_sec` at most; the oldest makes room. An address that is lost
+    is opened again, up to `retries` times in a row, after 1, 2, 4 ... LONGEST_WAIT_SEC seconds; `tell` hears of it.
+    """
+
+    most_waiting: int = 2
+    most_wait_sec: float = math.inf
+    retries: int = 0
+    tell: Callable[[str], None] = lambda text: None
 
 
 @dataclass
@@ -48,9 +72,10 @@ class LatestFrames:
     frames: Iterator[Frame]
     most: int
     dropped: Dropped
+    most_wait_sec: float = math.inf
+    is_over: threading.Event = field(default_factory=threading.Event)
     _waiting: deque[Frame] = field(default_factory=deque)
     _changed: threading.Condition = field(default_factory=threading.Condition)
-    _is_over: bool = False
     _error: BaseException | None = None
 
     def __iter__(self) -> Iterator[Frame]:
@@ -59,36 +84,58 @@ class LatestFrames:
             while (frame := self._next()) is not None:
                 yield frame
         finally:
-            self._is_over = True  # the thread ends with its next frame
+            self.is_over.set()  # the thread ends with its next frame
         if self._error:
             raise self._error
 
     def _next(self) -> Frame | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_over)
+            self._changed.wait_for(lambda: self._waiting or self.is_over.is_set())
+            self._drop_old()
             return self._waiting.popleft() if self._waiting else None
 
     def _read(self) -> None:
         try:
             for frame in self.frames:
                 with self._changed:
-                    if self._is_over:
+                    if self.is_over.is_set():
                         return
                     if len(self._waiting) == self.most:
-                        self._waiting.popleft()
-                        self.dropped.frames += 1
+                        self._drop()
                     self._waiting.append(frame)
+                    self._drop_old()
                     self._changed.notify()
         except BaseException as error:  # handed on to who iterates
             self._error = error
         finally:
             with self._changed:
-                self._is_over = True
+                self.is_over.set()
                 self._changed.notify()
+
+    def _drop_old(self) -> None:
+        """All that waited too long but the newest, which is always looked at."""
+        oldest = time.monotonic() - self.most_wait_sec
+        while len(self._waiting) > 1 and (self._waiting[0].came_sec or math.inf) < oldest:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._waiting.popleft()
+        self.dropped.frames += 1
+
+
+def source_of(text: str) -> int | str:
+    """A source as it stands on a command line: 0 and /dev/video0 are cameras, all else a path or an address."""
+    device = re.fullmatch(r"(?:/dev/video)?(\d+)", text, re.ASCII)
+    return int(device[1]) if device else text
+
+
+def is_live(source: object) -> bool:
+    """Whether frames come at the source's own pace: cameras and addresses."""
+    return isinstance(source, int) or (isinstance(source, str) and source.lower().startswith(_STREAMS))
 
 
 def frames_of(
-    source: Any, modalities: tuple[str, ...], dropped: Dropped, fps: float | None = None, most_waiting: int = 2
+    source: Any, modalities: tuple[str, ...], dropped: Dropped, fps: float | None = None, live: Live | None = None
 ) -> Iterator[Frame]:
     """The frames of a source, in order.
 
@@ -96,9 +143,11 @@ def frames_of(
     camera, the address of a stream, or an iterable of frames: uint8 (H, W, 3), for flow (H, W, 2), for both {rgb, of}.
     `fps` gives the times of folders and iterables (25 where it is None). DataError where there is nothing to be read.
     """
-    if isinstance(source, int) or (isinstance(source, str) and source.lower().startswith(_STREAMS)):
+    if is_live(source):
         _only_rgb(source, modalities)
-        return iter(LatestFrames(_live(source), most_waiting, dropped))
+        live, is_over = live or Live(), threading.Event()
+        frames = _connected(source, live, dropped, is_over)
+        return iter(LatestFrames(frames, live.most_waiting, dropped, live.most_wait_sec, is_over))
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
@@ -158,19 +207,63 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
+class _StreamEnd(DataError):
+    """A stream that has no end of its own came to one."""
+
+
+def _connected(source: int | str, live: Live, dropped: Dropped, is_over: threading.Event) -> Iterator[Frame]:
+    """The frames of a live source over all its connections, numbered and timed from the first one's first frame."""
+    start, number, num_failed = time.monotonic(), 0, 0
+    while True:
+        try:
+            for frame in _live(source):
+                now = time.monotonic()
+                start = start if number else now
+                yield replace(frame, time_sec=now - start, number=number, came_sec=now, connection=dropped.connections)
+                number, num_failed = number + 1, 0
+            return
+        except DataError as error:
+            if isinstance(source, int) or not number or num_failed >= live.retries:
+                if isinstance(error, _StreamEnd) and not live.retries:
+                    return
+                raise
+            why = str(error)
+        if not num_failed:
+            dropped.connections += 1
+        wait_sec = min(2.0**num_failed, LONGEST_WAIT_SEC)
+        num_failed += 1
+        live.tell(f"{why}; attempt {num_failed} of {live.retries} to open it again in {wait_sec:g} s")
+        if is_over.wait(wait_sec):
+            return
+
+
 def _live(source: int | str) -> Iterator[Frame]:
-    """A camera's or a stream's frames with the time at which they came."""
+    """The frames of one connection, as they come; a recording behind an address at its own pace.
+
+    DataError where it can't be opened or breaks off; _StreamEnd where an address ends that is no recording.
+    """
     where, how = _device(source) if isinstance(source, int) else (source, None)
-    av = load_av(where)
-    first = None
+    av = load_av(without_password(where))
+    has_begun = False
     try:
         with av.open(where, format=how, timeout=(10.0, 10.0), metadata_errors="ignore") as container:
+            start = time.monotonic()
             for number, frame in enumerate(container.decode(video=0)):
-                now = time.monotonic()
-                first = first or now
-                yield Frame(now - first, number, {"rgb": frame.to_ndarray(format="rgb24")})
+                has_begun = True
+                if container.duration and frame.time is not None:  # no camera's pace: that of the network
+                    time.sleep(min(max(start + frame.time - time.monotonic(), 0), MAX_STILL_SEC))
+                yield Frame(time.monotonic() - start, number, {"rgb": frame.to_ndarray(format="rgb24")})
+            is_endless = isinstance(source, str) and not container.duration
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise DataError(f"{where}: {'broke off' if first else 'can not be opened'} ({error})") from error
+        what = without_password(f"{where}: {'broke off' if has_begun else 'can not be opened'} ({error})")
+        raise DataError(what) from error
+    if is_endless:
+        raise _StreamEnd(f"{without_password(where)}: has ended")
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with one, without the name and the password in it, for the eyes of others."""
+    return re.sub(r"(\w://)[^/\s]*@", r"\1", text)
 
 
 def _device(number: int) -> tuple[str, str]:

@@ -11,6 +11,24 @@ from PIL import Image
 
 from action_recognition.clip.contract import Contract, Stream
 from action_recognition.clip.transform import evaluation_box, fit_frame, scale_and_shift
+from action_recognition.errors import SpecError
+
+
+def checked_rate(contract: Contract, rate: int | None) -> int:
+    """Every how many-th frame a clip has: the model's own, or `rate` where that is the caller's to choose.
+
+    SpecError for another rate than a model of consecutive frames was trained with.
+    """
+    is_own = contract.sample_strategy == "consecutive"
+    if rate is not None and (rate < 1 or (is_own and rate != contract.sample_rate)):
+        accepted = f"{contract.sample_rate}, the model's" if is_own else "at least 1"
+        raise SpecError(f"rate: must be {accepted}, got {rate}")
+    return rate or contract.sample_rate
+
+
+def frames_spanned(contract: Contract, rate: int) -> int:
+    """The frames of the stream that a clip spans, first to last."""
+    return (max(contract.lengths.values()) - 1) * rate + 1
 
 
 class PlaneRing:
@@ -48,18 +66,11 @@ class SlidingWindow:
 
     A clip has every `rate`-th frame, by default as the contract says. random_interval spreads a clip over a whole
     video, which no stream has: there the rate is the caller's to choose, so that a clip lasts as long as an action.
-    ValueError for another rate than a model of consecutive frames was trained with.
+    SpecError for another rate than a model of consecutive frames was trained with.
     """
 
     def __init__(self, contract: Contract, rate: int | None = None) -> None:
-        if rate is not None and (
-            rate < 1 or (contract.sample_strategy == "consecutive" and rate != contract.sample_rate)
-        ):
-            accepted = (
-                "at least 1" if contract.sample_strategy != "consecutive" else f"{contract.sample_rate}, the model's"
-            )
-            raise ValueError(f"rate: must be {accepted}, got {rate}")
-        self.contract, self.rate = contract, rate or contract.sample_rate
+        self.contract, self.rate = contract, checked_rate(contract, rate)
         self._rings = {m: self._make_rings(stream, m) for m, stream in contract.streams.items()}
         self._constants = {
             m: [np.array(c, np.float32)[:, None, None] for c in scale_and_shift(stream)]
@@ -74,7 +85,7 @@ class SlidingWindow:
     @property
     def num_frames(self) -> int:
         """The frames of the stream that a clip spans, first to last."""
-        return (max(self.contract.lengths.values()) - 1) * self.rate + 1
+        return frames_spanned(self.contract, self.rate)
 
     def push(self, frames: Mapping[str, np.ndarray]) -> None:
         """Take the next frame of each modality, uint8 (H, W, 3) for rgb, (H, W, 2) for of, of any size."""

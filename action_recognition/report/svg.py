@@ -118,7 +118,7 @@ def stacked_bars(names: Sequence[str], columns: Sequence[Sequence[float]], title
             )
             low += value
     ticks = [x for x in nice_ticks(1, max(2, len(columns)), 6) if x == round(x) and x <= len(columns)]
-    return figure(axes.frame(ticks, nice_ticks(0, highest), (False, False)) + "".join(bars), title, names)
+    return figure(axes.frame(ticks, nice_ticks(0, highest), (False, False)) + "".join(bars), title, names, solid=True)
 
 
 def histogram(counts: Sequence[int], kind: str, title: str, labels: tuple[str, str]) -> str:
@@ -162,10 +162,10 @@ def reliability(
     return figure(axes.frame(ticks, ticks, (True, True)) + "".join(bars) + diagonal, title, (), 300)
 
 
-def figure(inside: str, title: str, names: Sequence[str], height: int = HEIGHT) -> str:
-    """The chart with its title above and a legend below, where there is more than one name."""
+def figure(inside: str, title: str, names: Sequence[str], height: int = HEIGHT, solid: bool = False) -> str:
+    """The chart with its title above and a legend below (`solid`: of areas), where there is more than one name."""
     keys = "".join(f'<li><i class="s{i}"></i>{escape(name)}</li>' for i, name in enumerate(names))
-    legend = f'<ul class="legend">{keys}</ul>' if len(names) > 1 else ""
+    legend = f'<ul class="legend{" solid" * solid}">{keys}</ul>' if len(names) > 1 else ""
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{inside}</svg>{legend}</figure>'

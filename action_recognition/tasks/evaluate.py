@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from action_recognition.config import Spec
+from action_recognition.config import Spec, to_plain
 from action_recognition.data.cache import kept_for_evaluation
+from action_recognition.data.dataset import EvaluationWindows
 from action_recognition.data.flow_record import checked_flow
 from action_recognition.data.index import Index, class_names_of, index_classes
 from action_recognition.data.index_cache import with_memory
+from action_recognition.data.loader import usable_workers
 from action_recognition.files import write_text
+from action_recognition.report.evaluation import write_evaluation_report
+from action_recognition.report.plots import check_plots
+from action_recognition.report.videos import Evaluated
 from action_recognition.tasks.packing import packed
 from action_recognition.tasks.scoring import (
+    Trained,
     Windowing,
     load_trained,
     prediction_table,
@@ -31,7 +37,7 @@ from action_recognition.training.metrics import (
     top_k_accuracy,
     total_accuracy,
 )
-from action_recognition.training.report import StatusFile, Stopwatch, duration, finite_or_none
+from action_recognition.training.report import StatusFile, Stopwatch, Times, duration, finite_or_none
 
 MAX_MATRIX = 20  # classes; a wider confusion matrix does not fit a terminal and is in results.json only
 
@@ -47,6 +53,7 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
     root, checkpoint = str(section.test_dataset_dir), str(section.checkpoint)
     for line in opening_lines(spec, "evaluate", process):
         say(line)
+    check_plots("evaluate.report", section.report)
     watch, folder = Stopwatch(), make_results_folder(section.results_dir, "evaluate.results_dir")
     status = StatusFile(folder, process.is_first)
     status.write("STARTED", f"evaluating {checkpoint}")
@@ -71,7 +78,8 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
             section.precision,
             "evaluate.precision",
         )
-        scores, problems = score_videos(spec, trained, index, windowing, process, say)
+        times = Times()
+        scores, problems = score_videos(spec, trained, index, windowing, process, say, times)
     except BaseException as error:
         status.write("FAILURE", str(error) or type(error).__name__)
         raise
@@ -81,10 +89,41 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
     if process.is_first:
         write_csv(folder / "predictions.csv", prediction_table(index, scores))
         write_text(folder / "results.json", json.dumps(finite_or_none(results), indent=2) + "\n")
+        if section.report:
+            _write_report(spec, process, trained, index, scores, results, times)
+            say(f"the report is {folder / 'report.html'}")
     kpi = {"accuracy": results["accuracy"], "m_accuracy": results["mean_class_accuracy"]}
     status.write("SUCCESS", "evaluation finished", kpi)
     say(f"{len(scores)} videos in {duration(watch.seconds)}; results.json and predictions.csv are in {Path(folder)}")
     return results
+
+
+def _write_report(
+    spec: Spec,
+    process: Process,
+    trained: Trained,
+    index: Index,
+    scores: VideoScores,
+    results: dict[str, Any],
+    times: Times,
+) -> None:
+    section = spec.evaluate
+    windows = EvaluationWindows(index.videos, trained.contract, section.video_eval_mode, section.video_num_segments)
+    evaluated = Evaluated(
+        results=results,
+        scores=scores,
+        index=index,
+        root=str(section.test_dataset_dir),
+        windows=windows,
+        model=trained.model,
+        device=process.device,
+        times=times,
+        num_workers=usable_workers(spec.dataset.workers, process.num_local),
+        num_processes=process.num_processes,
+        settings=to_plain(section),
+        trained_as=trained.spec,
+    )
+    write_evaluation_report(Path(str(section.results_dir)), evaluated)
 
 
 def figures(scores: VideoScores, class_names: tuple[str, ...], mode: str) -> dict[str, Any]:

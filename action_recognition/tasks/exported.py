@@ -3,7 +3,6 @@
 In: an ONNX file or a TensorRT plan. Out: a module that is called as the network is and answers its logits.
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +13,15 @@ from action_recognition.clip.contract import Contract
 from action_recognition.config import Spec
 from action_recognition.data.agreement import check_agreement, contract_of
 from action_recognition.deploy.bundles import clip_shapes, shown
-from action_recognition.deploy.description import SEALED_ONNX_SUFFIX
-from action_recognition.deploy.executor import PLAN_SUFFIXES, Executor, open_executor
+from action_recognition.deploy.executor import MODEL_SUFFIXES, Executor, open_executor, run_any
 from action_recognition.errors import DeployError, SpecError
 from action_recognition.sealing import key_from
-
-SUFFIXES = (".onnx", SEALED_ONNX_SUFFIX, *PLAN_SUFFIXES)
 
 
 class Exported(nn.Module):
     """An executor that is called as a network is: inputs (N, ...) in the contract's order -> logits (N, K).
 
-    A batch is cut into what the model takes; where that is more than is left, the last clip is repeated and its answers
-    dropped. Of probabilities it answers the logarithms, whose softmax they are.
+    Of probabilities it answers the logarithms, whose softmax they are.
     """
 
     def __init__(self, executor: Executor, is_softmax: bool) -> None:
@@ -34,23 +29,15 @@ class Exported(nn.Module):
         self.executor, self.is_softmax = executor, is_softmax
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        arrays, num_clips = [np.ascontiguousarray(x.float().cpu().numpy()) for x in inputs], len(inputs[0])
+        arrays = (np.ascontiguousarray(x.float().cpu().numpy()) for x in inputs)
         (name,) = self.executor.outputs
-        answers = [answer[name] for answer in self.executor.run_all(self._batches(arrays, num_clips))]
-        outputs = torch.from_numpy(np.concatenate(answers)[:num_clips])
+        outputs = torch.from_numpy(run_any(self.executor, dict(zip(self.executor.inputs, arrays, strict=True)))[name])
         return outputs.log() if self.is_softmax else outputs
-
-    def _batches(self, arrays: Sequence[np.ndarray], num_clips: int) -> Iterator[dict[str, np.ndarray]]:
-        least, most = self.executor.min_batch, self.executor.max_batch or num_clips
-        for start in range(0, num_clips, most):
-            stop = min(start + most, num_clips)
-            ids = [*range(start, stop), *[stop - 1] * (least - (stop - start))]
-            yield {name: array[ids] for name, array in zip(self.executor.inputs, arrays, strict=True)}
 
 
 def is_exported(path: str) -> bool:
     """Whether a path names an exported model: by its suffix, as open_executor does."""
-    return Path(path).suffix.lower() in SUFFIXES
+    return Path(path).suffix.lower() in MODEL_SUFFIXES
 
 
 def load_exported(

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from action_recognition.training.distributed import Process
 from action_recognition.training.loop import evaluate
 from action_recognition.training.metrics import VideoScores
 from action_recognition.training.optim import Precision
-from action_recognition.training.report import ProgressBar
+from action_recognition.training.report import ProgressBar, Times
 
 CPU = torch.device("cpu")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 (the wide forms are run as well)
@@ -41,10 +41,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  #
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and what its checkpoint says of it."""
+    """A trained model and what its checkpoint says of it; `spec` is what it was trained with, plain, {} if unknown."""
 
     model: nn.Module
     contract: Contract
+    spec: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_trained(
@@ -69,7 +70,7 @@ def load_trained(
     model = build_model(model_spec, len(contract.class_names))
     load_state(model, content.get("state_dict", {}), path)
     say(f"{path}: {_summary(contract, model_spec.backbone)}, after epoch {content['epoch']}")
-    return Trained(model.eval(), contract)
+    return Trained(model.eval(), contract, content["spec"])
 
 
 def _from_bare_weights(spec: Spec, path: str, fallback_classes: tuple[str, ...], say: Say) -> Trained:
@@ -112,9 +113,18 @@ class Windowing:
 
 
 def score_videos(
-    spec: Spec, trained: Trained, index: Index, windowing: Windowing, process: Process, say: Say
+    spec: Spec,
+    trained: Trained,
+    index: Index,
+    windowing: Windowing,
+    process: Process,
+    say: Say,
+    times: Times | None = None,
 ) -> tuple[VideoScores, dict[str, str]]:
-    """The scores of all videos of the index, the same on every process, and {path: problem} of those without."""
+    """The scores of all videos of the index, the same on every process, and {path: problem} of those without.
+
+    Where the time of this process went is added to `times`.
+    """
     device, contract = process.device, trained.contract
     to_input = ToInput(contract, device)
     precision = supported_precision(windowing.precision, windowing.key, device)
@@ -137,9 +147,8 @@ def score_videos(
     num_classes = len(contract.class_names)
     try:
         with reader_errors_told(readers, timeout_sec):
-            scores, problems = evaluate(
-                model, batches, to_input, Precision(precision, device.type), num_classes, advance
-            )
+            timed = (times or Times()).spent_on(batches)
+            scores, problems = evaluate(model, timed, to_input, Precision(precision, device.type), num_classes, advance)
     finally:
         bar.close()
     stop_if_too_many([*index.skipped, *problems.items()], len(index.videos) + len(index.skipped))

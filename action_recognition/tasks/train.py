@@ -30,6 +30,7 @@ from action_recognition.data.loader import (
     TrainingPlan,
     evaluation_loader,
     training_loader,
+    usable_workers,
     window_batches,
 )
 from action_recognition.data.prefetch import Prefetcher
@@ -40,6 +41,8 @@ from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.stages import stages
 from action_recognition.models.weights import load_pretrained, load_state
+from action_recognition.report.plots import check_plots
+from action_recognition.report.training import write_training_report
 from action_recognition.sealing import key_from, plain_note
 from action_recognition.tasks.packing import counted, packed
 from action_recognition.tasks.setting import (
@@ -91,6 +94,7 @@ from action_recognition.training.trace import Trace
 
 def train(spec: Spec, say: Say) -> list[dict[str, Any]]:
     """Train as `spec` says, going on from the newest checkpoint in its results folder. Returns the epochs' figures."""
+    check_plots("train.report", spec.train.report)
     torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
     torch.backends.cudnn.deterministic = spec.train.cudnn.deterministic
     with connected(spec.train.device, spec.train.gpu_ids, "train.device", spec.train.timeout_sec) as process:
@@ -273,8 +277,7 @@ class Trainer:
         if self._is_over():
             why = "" if state.epoch >= train.num_epochs else f", the last {train.early_stopping} without a better one"
             self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}{why}")
-            if self.process.is_first:  # it may have been killed between its last checkpoint and these
-                write_metrics(self.folder / "metrics.jsonl", state.history)
+            self._write_figures()  # it may have been killed between its last checkpoint and these
             self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
             return state.history
         if self.plan.smallest_batch == 1 and not train.sync_bn:
@@ -412,11 +415,18 @@ class Trainer:
             self._save(names)
         self.bar.close()
         self.say(self._epoch_line(row, is_best))
-        if self.process.is_first:
-            write_metrics(self.folder / "metrics.jsonl", state.history)
+        self._write_figures()
         self.status.write("RUNNING", f"epoch {epoch} finished", _figures(row))
         self.board.write(row)
         self.epoch_watch, self.bar = Stopwatch(), self._new_bar()
+
+    def _write_figures(self) -> None:
+        """What the epochs up to here have brought."""
+        if self.process.is_first:
+            write_metrics(self.folder / "metrics.jsonl", self.state.history)
+            if self.spec.train.report:
+                num_workers = usable_workers(self.spec.dataset.workers, self.process.num_local)
+                write_training_report(self.folder, self.state.history, self.spec, self.contract, num_workers)
 
     def _epoch_line(self, row: dict[str, Any], is_best: bool) -> str:
         figures = [f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %"]

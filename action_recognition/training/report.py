@@ -7,15 +7,18 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from action_recognition.files import write_text
+
+Item = TypeVar("Item")
 
 
 class StatusFile:
@@ -113,6 +116,23 @@ class Stopwatch:
         """Seconds since the last lap, or since it was made."""
         before, self._lap = self._lap, time.perf_counter()
         return self._lap - before
+
+
+@dataclass
+class Times:
+    """Seconds of a pass over data: spent waiting for batches, and on the rest."""
+
+    data_sec: float = 0.0
+    compute_sec: float = 0.0
+
+    def spent_on(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """The batches as they come, while the seconds before and after each are counted."""
+        watch = Stopwatch()
+        for batch in batches:
+            self.data_sec += watch.lap()
+            yield batch
+            self.compute_sec += watch.lap()
+        self.data_sec += watch.lap()
 
 
 def what_limits(data_sec: float, compute_sec: float, num_workers: int) -> str:

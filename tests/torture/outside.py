@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import tiny_run
@@ -18,10 +18,33 @@ import torch
 
 from action_recognition.training.checkpoint import read_checkpoint
 
-Alive = Callable[[], bool]
-Torchrun = subprocess.Popen[bytes]
 FORKED = multiprocessing.get_context("forkserver")  # torch is loaded once: a run starts in a fraction of a second
-FORKED.set_forkserver_preload(["tiny_run"])
+FORKED.set_forkserver_preload(["tiny_run", "torch.distributed.run"])
+
+
+class Started(Protocol):
+    """What is asked of a run from outside: the part of Popen that both ways of starting one have."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+class Forked:
+    """A function in a forked process."""
+
+    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._process = FORKED.Process(target=function, args=arguments)
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        return self._process.exitcode or 0
 
 
 def ready_to_fork() -> None:
@@ -33,20 +56,36 @@ def ready_to_fork() -> None:
         process.join()
 
 
-def start(data: Path, results: Path, *more: str) -> Any:
+def start(data: Path, results: Path, *more: str) -> Forked:
+    """tiny_run in a process of its own; what it says goes to `log`."""
     (results.parent / "moment").unlink(missing_ok=True)
-    process = FORKED.Process(target=tiny_run.run_and_exit, args=(data, results, more, results.parent / "log"))
-    process.start()
-    return process
+    return Forked(tiny_run.run_and_exit, data, results, more, results.parent / "log")
 
 
-def wait_for(moment: Path, aim: str | None, delay_sec: float, is_alive: Alive) -> None:
-    """Until `delay_sec` are over, and then until the run is in the middle of `aim`."""
+def start_two(data: Path, results: Path, *more: str) -> Forked:
+    """`launch`, but torchrun and its two processes are forked: they need not load torch, which takes them seconds."""
+    _forget(results)
+    return Forked(tiny_run.run_two_and_exit, data, results, more, results.parent / "log")
+
+
+def _forget(results: Path) -> None:
+    results.parent.mkdir(parents=True, exist_ok=True)
+    for path in (*results.parent.glob("pid.*"), *results.parent.glob("moment*")):
+        path.unlink()
+
+
+def wait_for(process: Started, results: Path, aim: str | None, delay_sec: float = 0) -> bool:
+    """Until `delay_sec` are over, and then until the run is in the middle of `aim`; False where it has ended before."""
     until = time.monotonic() + delay_sec
-    while is_alive() and time.monotonic() < until:
+    while process.poll() is None and (time.monotonic() < until or aim not in (None, moment_of(results))):
         time.sleep(0.001)
-    while aim and is_alive() and not (moment.exists() and moment.read_text().strip() == aim):
-        time.sleep(0.001)
+    return process.poll() is None
+
+
+def moment_of(results: Path) -> str:
+    """What a run is in the middle of."""
+    path = results.parent / "moment"
+    return path.read_text().strip() if path.exists() else ""
 
 
 def weights_and_figures(results: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -78,11 +117,9 @@ def damaged(results: Path) -> list[str]:
     return found
 
 
-def launch(data: Path, results: Path, *more: str, options: tuple[str, ...] = (), **environment: str) -> Torchrun:
+def launch(data: Path, results: Path, *more: str, options: tuple[str, ...] = (), **environment: str) -> Started:
     """tiny_run in two processes under torchrun, with `options` of torchrun's; what they say goes to `log`."""
-    results.parent.mkdir(parents=True, exist_ok=True)
-    for path in (*results.parent.glob("pid.*"), *results.parent.glob("moment*")):
-        path.unlink()
+    _forget(results)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with (results.parent / "log").open("ab") as log:
@@ -94,7 +131,7 @@ def ranks_of(results: Path) -> list[int]:
     return [int(path.read_text()) for path in sorted(results.parent.glob("pid.*")) if path.read_text()]
 
 
-def kill_all(process: Torchrun, pids: list[int]) -> None:
+def kill_all(process: Started, pids: list[int]) -> None:
     """End torchrun and its processes, also those that have not said yet who they are."""
     if process.poll() is None:
         os.kill(process.pid, signal.SIGSTOP)  # so that it starts no more of them

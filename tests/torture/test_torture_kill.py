@@ -8,11 +8,24 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Amount, Ledger
-from outside import check_equal, damaged, kill_all, launch, ranks_of, ready_to_fork, start, wait_for
+from outside import (
+    Forked,
+    check_equal,
+    damaged,
+    kill_all,
+    moment_of,
+    ranks_of,
+    ready_to_fork,
+    said,
+    start,
+    start_two,
+    wait_for,
+)
 from tiny import MakeTree
 
 AIMS = ("checkpoint write", "rename", "validation", "start-up", None, "step")  # taken in turn; None: any moment
@@ -29,73 +42,63 @@ def fork_server() -> None:
     ready_to_fork()
 
 
+def killed_again_and_again(
+    begin: Callable[[Path], Forked], strike: Callable[[Forked, Path], str], folder: Path, kills: int, epochs: int
+) -> tuple[list[str], Counter[str], int]:
+    """Runs that are begun again after each of up to 12 kills: what was lost, how often each moment was hit, how many
+    runs there were.
+    """
+    undisturbed, rng, began = folder / "undisturbed" / "results", random.Random(1), time.monotonic()
+    assert begin(undisturbed).wait() == 0, said(undisturbed)
+    life_sec, faults, seen, runs = time.monotonic() - began, list[str](), Counter[str](), 0
+    while seen.total() < kills:
+        results, runs = folder / f"run{runs}" / "results", runs + 1
+        for _ in range(min(12, kills - seen.total())):
+            process, aim = begin(results), AIMS[seen.total() % len(AIMS)]
+            if not wait_for(process, results, aim, 0 if aim == "start-up" else rng.uniform(0, life_sec / 2)):
+                break
+            seen[strike(process, results)] += 1
+            faults += damaged(results)
+        code = begin(results).wait()
+        faults += [f"run {runs}: exit code {code}: {said(results)[-500:]}"] * (code != 0)
+        faults += [f"run {runs}: {fault}" for fault in check_equal(results, undisturbed, epochs)]
+    print(f"{seen.total()} kills in {runs} runs: {dict(seen)}; {faults}")
+    return faults, seen, runs
+
+
 def test_run_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
     data: Path, tmp_path: Path, amount: Amount, ledger: Ledger
 ) -> None:
-    kills, how, rng = amount(4, 70), ("train.num_epochs=3", "train.optim.lr=0.05"), random.Random(1)
-    undisturbed = tmp_path / "undisturbed" / "results"
-    began = time.monotonic()
-    process = start(data, undisturbed, *how)
-    process.join()
-    life_sec, faults, seen, runs = time.monotonic() - began, list[str](), Counter[str](), 0
-    assert process.exitcode == 0, (undisturbed.parent / "log").read_text()
-    while seen.total() < kills:
-        results, runs = tmp_path / f"run{runs}" / "results", runs + 1
-        for attempt in range(100):
-            process = start(data, results, *how)
-            aim = AIMS[seen.total() % len(AIMS)] if attempt < 12 and seen.total() < kills else "never"
-            wait_for(results.parent / "moment", aim, rng.uniform(0, life_sec / 2), process.is_alive)
-            if not process.is_alive():
-                break
-            where = (results.parent / "moment").read_text().strip() if (results.parent / "moment").exists() else ""
-            process.kill()
-            process.join()
-            seen[where or "elsewhere"] += 1
-            faults += damaged(results)
-        process.join()
-        log = (results.parent / "log").read_text()
-        faults += [f"run {runs}: exit code {process.exitcode}: {log[-500:]}"] * (process.exitcode != 0)
-        faults += [f"run {runs}: {fault}" for fault in check_equal(results, undisturbed, 3)]
-    print(f"{seen.total()} kills in {runs} runs: {dict(seen)}; {faults}")
+    def strike(process: Forked, results: Path) -> str:
+        where = moment_of(results) or "elsewhere"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return where
+
+    how = ("train.num_epochs=3", "train.optim.lr=0.05")
+    faults, seen, _ = killed_again_and_again(
+        lambda results: start(data, results, *how), strike, tmp_path, amount(4, 70), 3
+    )
     ledger.close("kill -9 of a training process", seen.total(), len(faults), "checkpoints are written in place")
-
-
-# --- under torchrun ---
 
 
 @pytest.mark.slow
 def test_run_under_torchrun_killed_at_any_moment_ends_in_the_weights_of_an_undisturbed_run(
     data: Path, tmp_path: Path, amount: Amount, ledger: Ledger
 ) -> None:
-    kills, how, rng = amount(2, 30), ("train.num_epochs=10", "train.optim.lr=0.05"), random.Random(2)
-    undisturbed, results = tmp_path / "undisturbed" / "results", tmp_path / "killed" / "results"
-    began = time.monotonic()
-    assert launch(data, undisturbed, *how).wait() == 0, (undisturbed.parent / "log").read_text()
-    life_sec, faults, seen = time.monotonic() - began, list[str](), Counter[str]()
-    while seen.total() < kills:
-        process = launch(data, results, *how)
-        aim = AIMS[seen.total() % len(AIMS)]
-        wait_for(
-            results.parent / "moment",
-            aim,
-            rng.uniform(0, life_sec / 2) if aim is None else 0,
-            lambda: process.poll() is None,  # noqa: B023
-        )
-        if process.poll() is not None:
-            faults.append(f"exit code {process.returncode}")
-            break
-        pids = ranks_of(results)
-        where = (results.parent / "moment").read_text().strip() if (results.parent / "moment").exists() else ""
-        if pids and rng.random() < 0.5:  # one of them, and the launcher ends the others
+    rng = random.Random(2)
+
+    def strike(process: Forked, results: Path) -> str:
+        where, pids = moment_of(results) or "elsewhere", ranks_of(results)
+        one = bool(pids) and rng.random() < 0.5  # one of them, and the launcher ends the others
+        if one:
             os.kill(rng.choice(pids), signal.SIGKILL)
             process.wait()
-            seen[f"one: {where}"] += 1
-        else:
-            seen[f"all: {where}"] += 1
-        kill_all(process, ranks_of(results))
-        faults += damaged(results)
-    code = launch(data, results, *how).wait()
-    faults += [f"exit code {code}: {(results.parent / 'log').read_text()[-500:]}"] * (code != 0)
-    faults += check_equal(results, undisturbed, 10)
-    print(f"{seen.total()} kills: {dict(seen)}; {faults}")
+        kill_all(process, pids)
+        return f"{where}, {'one' if one else 'all'}"
+
+    how = ("train.num_epochs=6", "train.optim.lr=0.05")
+    faults, seen, _ = killed_again_and_again(
+        lambda results: start_two(data, results, *how), strike, tmp_path, amount(2, 30), 6
+    )
     ledger.close("kill -9 under torchrun, 2 processes", seen.total(), len(faults), "NOT YET")

@@ -41,23 +41,21 @@ def test_run_told_to_stop_saves_exits_with_128_and_the_signal_and_goes_on_with_t
 ) -> None:
     times, how, rng = amount(3, 60), ("train.num_epochs=3", *BY_EPOCH), random.Random(7)
     undisturbed, lost, made, runs = tmp_path / "undisturbed" / "results", list[str](), 0, 0
-    start(data, undisturbed, *how).join()
+    start(data, undisturbed, *how).wait()
     while made < times:
         results, runs = tmp_path / f"run{runs}" / "results", runs + 1
         for _ in range(4):
             process, number = start(data, results, *how), (signal.SIGTERM, signal.SIGINT)[made % 2]
-            wait_for(results.parent / "moment", "step", 0, process.is_alive)
-            aim = AIMS[made % len(AIMS)] if made < times else "never"
-            wait_for(results.parent / "moment", aim, rng.uniform(0, 0.4), process.is_alive)
-            if process.is_alive():
+            wait_for(process, results, "step")
+            if made < times and wait_for(process, results, AIMS[made % len(AIMS)], rng.uniform(0, 0.4)):
                 os.kill(process.pid, number)
-            process.join()
-            if process.exitcode == 0:
+            code = process.wait()
+            if code == 0:
                 break
             made += 1
-            lost += [f"run {runs}: exit code {process.exitcode}"] * (process.exitcode != 128 + number)
+            lost += [f"run {runs}: exit code {code}"] * (code != 128 + number)
             lost += damaged(results)
-        start(data, results, *how).join()
+        start(data, results, *how).wait()
         lost += [f"run {runs}: {a}, but {b}" for a, b in halts(said(results)) if a != b]
         lost += [f"run {runs}: {fault}" for fault in check_equal(results, undisturbed, 3)]
     print(made, runs, lost)
@@ -76,7 +74,7 @@ def test_second_ctrl_c_leaves_at_once_with_whole_checkpoints(
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        wait_for(results.parent / "moment", "checkpoint write", 0, lambda p=process: p.poll() is None)  # type: ignore[misc]
+        wait_for(process, results, "checkpoint write")
         process.send_signal(signal.SIGINT)
         time.sleep(1.2)
         process.send_signal(signal.SIGINT)
@@ -100,9 +98,8 @@ def test_signal_to_one_process_or_to_torchrun_stops_both_at_the_same_step(
     made = 0
     for i in range(times):
         process = launch(data, results, *how)
-        wait_for(results.parent / "moment", "step", 0, lambda p=process: p.poll() is None)  # type: ignore[misc]
-        wait_for(results.parent / "moment", "step", 0.2, lambda p=process: p.poll() is None)  # type: ignore[misc]
-        if process.poll() is not None:
+        wait_for(process, results, "step")
+        if not wait_for(process, results, "step", 0.2):
             break
         pid = (process.pid, *ranks_of(results))[i % 3]
         os.kill(pid, signal.SIGTERM)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Amount, Ledger
-from outside import Torchrun, check_equal, kill_all, launch, ranks_of, said, wait_for, wait_for_end
+from outside import Started, check_equal, kill_all, launch, ranks_of, said, wait_for, wait_for_end
 from tiny import MakeTree
 
 pytestmark = pytest.mark.slow
@@ -25,14 +25,14 @@ def data(make_tree: MakeTree, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("ranks") / "data", {"a": 6, "b": 5}, num_frames=3, modalities=("rgb",))
 
 
-def wait_for_steps(process: Torchrun, results: Path) -> None:
+def wait_for_steps(process: Started, results: Path) -> None:
     """Until a run has checkpoints and is in the middle of a step."""
     while process.poll() is None and not (results / "train" / "ar_model_latest.pth").exists():
         time.sleep(0.02)
-    wait_for(results.parent / "moment", "step", 0.2, lambda: process.poll() is None)
+    wait_for(process, results, "step", 0.2)
 
 
-def ended_within(process: Torchrun, results: Path, seconds: float) -> bool:
+def ended_within(process: Started, results: Path, seconds: float) -> bool:
     """True where all its processes have ended in time."""
     pids, until = ranks_of(results), time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until:
@@ -131,9 +131,9 @@ def test_run_resumed_with_another_number_of_processes_goes_on_with_its_epoch_and
     for i in range(times):
         results = tmp_path / f"run{i}" / "results"
         process = launch(data, results, *ENDLESS)
-        while process.poll() is None and not (results / "train" / "model_epoch_001.pth").exists():
-            time.sleep(0.02)
         wait_for_steps(process, results)
+        while process.poll() is None and len((results / "train" / "metrics.jsonl").read_text().splitlines()) < 2:
+            time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         process.wait()
         alone = ("--nproc-per-node=1",)  # the later of two options counts

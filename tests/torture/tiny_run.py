@@ -8,6 +8,7 @@ TINY_RUN_TURN_SEC=2 processes that lost others wait 2 s before they tell of it.
 """
 
 import io
+import multiprocessing
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.run as torchrun
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import BASE, use_tiny_models
@@ -102,10 +104,7 @@ def run(data: Path, results: Path, *more: str, log: Path | None = None) -> int:
     results.parent.mkdir(parents=True, exist_ok=True)
     (results.parent / f"pid.{rank}").write_text(str(os.getpid()))
     if log:
-        file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
+        _say_into(log)
     if rank == late_rank:
         time.sleep(float(late_sec))
     with pytest.MonkeyPatch.context() as patch:
@@ -119,9 +118,31 @@ def _perform(spec: Any) -> None:
     train.train(spec, lambda text: print(text, flush=True))
 
 
+def _say_into(log: Path) -> None:
+    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
+
+
 def run_and_exit(data: Path, results: Path, more: tuple[str, ...], log: Path) -> None:
     """`run`, as the work of a process that was forked."""
+    multiprocessing.set_start_method("fork", force=True)  # readers start as they do in a process of its own
     os._exit(run(data, results, *more, log=log))
+
+
+def run_two_and_exit(data: Path, results: Path, more: tuple[str, ...], log: Path) -> None:
+    """torchrun with two processes, which are forked and not started anew."""
+    _say_into(log)
+    command = ["--standalone", "--nproc-per-node=2", __file__]
+    config, _, _ = torchrun.config_from_args(torchrun.parse_args(command))
+    config.start_method, config.rdzv_backend, config.rdzv_endpoint = "fork", "c10d", "localhost:0"
+    torchrun.elastic_launch(config, run_as_rank)(data, results, more)
+
+
+def run_as_rank(data: Path, results: Path, more: tuple[str, ...]) -> None:
+    if code := run(data, results, *more):
+        sys.exit(code)
 
 
 if __name__ == "__main__":

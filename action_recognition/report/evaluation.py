@@ -1,0 +1,352 @@
+"""The report of an evaluation: figures, confusion, calibration, the hardest videos with what spoke for their answers.
+
+In: an evaluation that is over. Out: report.html and plots/*.png.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from action_recognition.files import write_text
+from action_recognition.report import svg
+from action_recognition.report.figures import (
+    calibration,
+    class_figures,
+    confused_pairs,
+    score_histograms,
+    wilson_interval,
+)
+from action_recognition.report.gradcam import has_gradients
+from action_recognition.report.page import Cell, Column, Section, folded, meter, page, settings, table, text, tiles
+from action_recognition.report.plots import plot_confusion, plot_scores
+from action_recognition.report.videos import (
+    MAX_LISTED,
+    MAX_WINDOWS,
+    Card,
+    Evaluated,
+    Film,
+    Look,
+    all_windows,
+    cards_of,
+    listed,
+    looks_at,
+    runs,
+    windows_of,
+)
+from action_recognition.training.report import duration, what_limits
+
+MAX_MATRIX = 60  # classes
+_MAX_LENGTHS = 12  # of videos, drawn
+_MANY = 14  # classes, from which on the heads of the matrix are turned
+
+
+def write_evaluation_report(folder: Path, evaluated: Evaluated) -> None:
+    """report.html and plots/*.png in `folder`. OutputError where they can't be written."""
+    found = calibration(evaluated.answer_scores, evaluated.right)
+    plot_confusion(evaluated.confusion, evaluated.names, folder / "plots" / "confusion.png")
+    histograms = score_histograms(evaluated.answer_scores, evaluated.right)
+    plot_scores(found, *histograms, folder / "plots" / "scores.png")
+    write_text(folder / "report.html", evaluation_page(evaluated))
+
+
+def evaluation_page(evaluated: Evaluated) -> str:
+    """The page as text."""
+    looks = looks_at(evaluated)
+    cards = list(cards_of(evaluated, looks))
+    lengths = {look.num_frames for look in looks.values()}
+    sections = [
+        Section("overview", "Overview", _overview(evaluated)),
+        Section("classes", "Classes", _classes(evaluated)),
+        Section("confusion", "Confusion", _confusion(evaluated)),
+        Section("scores", "Scores", _scores(evaluated)),
+        Section("hardest", "Hardest videos", _hardest(evaluated, cards)),
+        Section("seen", "What the model saw", _seen(evaluated, looks)),
+        Section("time", "Time", _time(evaluated)),
+        Section("model", "Model", _model(evaluated)),
+    ]
+    data = {
+        "classes": list(evaluated.names),
+        "videos": listed(evaluated, looks, {card.position: i for i, card in enumerate(cards)}),
+        "videosLeftOut": max(0, len(evaluated.scores) - MAX_LISTED),
+        "thumbnails": [look.thumbnail for look in looks.values() if look.thumbnail],
+        "windows": {n: [runs(ids) for ids in windows_of(evaluated, n)] for n in sorted(lengths)},
+    }
+    subtitle = f"{text(evaluated.results['checkpoint'])} on {text(evaluated.root)}"
+    return page("Evaluation report", subtitle, sections, data)
+
+
+# --- sections ---
+
+
+def _overview(evaluated: Evaluated) -> str:
+    results, num_right = evaluated.results, int(evaluated.right.sum())
+    num_videos = len(evaluated.scores)
+    facts = [("accuracy", "-", "no videos")]
+    if num_videos:
+        low, high = wilson_interval(num_right, num_videos)
+        facts = [
+            ("accuracy", _percent(num_right / num_videos), f"{100 * low:.1f} to {100 * high:.1f} % (95 % interval)")
+        ]
+    facts.append(("mean class accuracy", f"{results['mean_class_accuracy']:.1f} %", "each class counts the same"))
+    if "top5_accuracy" in results:
+        facts.append(("top-5 accuracy", f"{results['top5_accuracy']:.1f} %", "the class is among the best five"))
+    if results["windows"] > num_videos:
+        facts.append(("clip accuracy", f"{results['clip_accuracy']:.1f} %", f"of {results['windows']} clips"))
+    facts.append(("loss", f"{results['loss']:.3f}", "cross entropy"))
+    facts.append(("videos", f"{num_videos}", f"{num_right} right, {num_videos - num_right} wrong"))
+    if results["skipped"]:
+        facts.append(("left out", f"{results['skipped']}", "videos that can't be read"))
+    return tiles(facts) + _in_short(evaluated)
+
+
+def _in_short(evaluated: Evaluated) -> str:
+    """What a reader would say of the figures, in sentences."""
+    names, pairs, said = evaluated.names, confused_pairs(evaluated.confusion), []
+    if pairs:
+        worst = [f"{names[t]} taken for {names[p]} ({n})" for t, p, n in pairs[:3]]
+        said.append(f"Most frequent mistakes: {', '.join(worst)}.")
+    else:
+        said.append("No mistakes.")
+    known = [(c.recall, c, name) for c, name in zip(class_figures(evaluated.confusion), names, strict=True) if c.videos]
+    if len(known) > 1:
+        recall, figures, name = min(known, key=lambda entry: entry[0] or 0)
+        said.append(
+            f"Hardest class: {name}, {figures.right} of {figures.videos} videos recognised ({_percent(recall)})."
+        )
+    if len(evaluated.scores):
+        mean, share = float(evaluated.answer_scores.mean()), float(evaluated.right.mean())
+        word = "as sure as it may be" if abs(mean - share) < 0.02 else "too sure" if mean > share else "not sure enough"
+        said.append(f"The model is {word}: its answers score {_percent(mean)} and {_percent(share)} of them are right.")
+    return f'<ul class="summary">{"".join(f"<li>{text(line)}</li>" for line in said)}</ul>'
+
+
+def _classes(evaluated: Evaluated) -> str:
+    columns = [Column("class", is_text=True), *map(Column, ("videos", "right", "precision", "recall", "F1"))]
+    most: dict[int, str] = {}
+    for label, answer, count in confused_pairs(evaluated.confusion):
+        most.setdefault(label, f"{evaluated.names[answer]} ({count})")
+    rows = []
+    for i, (name, c) in enumerate(zip(evaluated.names, class_figures(evaluated.confusion), strict=True)):
+        counts = [Cell(str(n), n) for n in (c.videos, c.right)]
+        shares = [_share(c.precision), _share(c.recall), _share(c.f1, with_meter=True)]
+        rows.append((name, [*counts, *shares, Cell(text(most.get(i, "-")))]))
+    lead = (
+        "Precision: of the videos that got this answer, the share that are of the class. Recall: of the videos of the "
+        "class, the share that got this answer. F1: the harmonic mean of both. Press a head to sort by it."
+    )
+    return f'<p class="lead">{lead}</p>' + table([*columns, Column("most often taken for", is_text=True)], rows)
+
+
+def _share(share: float | None, with_meter: bool = False) -> Cell:
+    if share is None:
+        return Cell("-", math.nan)
+    return Cell(_percent(share) + (meter(share) if with_meter else ""), share)
+
+
+def _confusion(evaluated: Evaluated) -> str:
+    confusion, names = evaluated.confusion, evaluated.names
+    shown, note = np.arange(len(names)), ""
+    if len(names) > MAX_MATRIX:
+        wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
+        shown = np.sort(np.argsort(-wrong, kind="stable")[:MAX_MATRIX])
+        note = f" Of {len(names)} classes, the {MAX_MATRIX} with the most mistakes are shown; the lists below have all."
+    lead = f"A row is a class, a column an answer. Press a number to see its videos.{note}"
+    heads = "".join(f'<th scope="col" title="{text(names[j])}"><span>{text(names[j])}</span></th>' for j in shown)
+    rows = "".join(_matrix_row(confusion, names, i, shown) for i in shown.tolist())
+    many = " many" if len(shown) >= _MANY else ""
+    head = f"<thead><tr><th>class / answer</th>{heads}</tr></thead>"
+    matrix = f'<table class="matrix{many}">{head}<tbody>{rows}</tbody></table>'
+    box = f'<div class="box" tabindex="0" role="region" aria-label="Confusion matrix">{matrix}</div>'
+    left_out = len(evaluated.scores) - MAX_LISTED
+    cut = f'<p class="note">{left_out} videos that were easier than these are not listed.</p>' if left_out > 0 else ""
+    return f'<p class="lead">{lead}</p>{box}{_VIDEO_LIST}{cut}'
+
+
+_VIDEO_LIST = """
+<div class="tools">
+<label>Class <select id="truth"><option value="">all</option></select></label>
+<label>Answer <select id="answer"><option value="">all</option>
+<option value="wrong" selected>all wrong ones</option></select></label>
+<strong id="count" tabindex="-1" aria-live="polite"></strong>
+</div>
+<ul class="videos" id="videos"></ul>
+<p class="more"><button type="button" class="button" id="more" hidden></button></p>"""
+
+
+def _matrix_row(confusion: np.ndarray, names: Sequence[str], label: int, shown: np.ndarray) -> str:
+    total = max(1, int(confusion[label].sum()))
+    cells = []
+    for answer in shown.tolist():
+        count = int(confusion[label, answer])
+        if not count:
+            cells.append("<td></td>")
+            continue
+        what = f"{names[label]} recognised" if label == answer else f"{names[label]} taken for {names[answer]}"
+        cells.append(
+            f'<td{" class=hit" * (label == answer)}><button type="button" data-truth="{label}" data-answer="{answer}" '
+            f'style="--p:{count / total:.2f}" aria-label="{text(what)}: {count}">{count}</button></td>'
+        )
+    head = f'<th scope="row" title="{text(names[label])}">{text(names[label])}</th>'
+    return f"<tr>{head}{''.join(cells)}</tr>"
+
+
+def _scores(evaluated: Evaluated) -> str:
+    found = calibration(evaluated.answer_scores, evaluated.right)
+    right, wrong = score_histograms(evaluated.answer_scores, evaluated.right)
+    lead = (
+        "Can a score be taken for a chance? Bars show how often answers of a score were right. On the dashed line they "
+        "would be right as often as they say; the shaded part is what is missing or too much. The expected calibration "
+        f"error is {_percent(found.ece)}, in {len(found.counts)} bins (Guo et al., On Calibration of Modern Neural "
+        "Networks, 2017)."
+    )
+    diagram = svg.reliability(
+        found.counts.tolist(),
+        found.scores.tolist(),
+        found.accuracies.tolist(),
+        "Reliability",
+        ("score", "right answers"),
+    )
+    below = ("score of the answer", "videos")
+    histograms = "".join(
+        svg.histogram(counts.tolist(), kind, f"Scores of {kind} answers ({counts.sum()})", below)
+        for kind, counts in (("right", right), ("wrong", wrong))
+    )
+    return f'<p class="lead">{lead}</p><div class="charts">{diagram}<div>{histograms}</div></div>'
+
+
+def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
+    num_wrong = int((~evaluated.right).sum())
+    shown = sum(not evaluated.right[card.position] for card in cards)
+    lead = f"The {shown} worst of {num_wrong} mistakes" if shown < num_wrong else f"All {num_wrong} mistakes"
+    if not num_wrong:
+        lead = "There are no mistakes; these right answers were the least sure"
+    elif len(cards) > shown:
+        lead += f", then the {len(cards) - shown} right answers that were the least sure"
+    lead += ". Each clip is the window that scored highest for the answer, as the model saw it. "
+    if has_gradients(evaluated.model):
+        lead += (
+            "Beside it Grad-CAM (Selvaraju et al., 2017): the lighter a place, the more it spoke for the answer. "
+            f"{_WHEN if evaluated.contract.is_3d else 'A 2D network has one map for the whole clip.'}"
+        )
+    else:
+        lead += "The model is an exported one, which has no gradients: there is no Grad-CAM."
+    if not cards:
+        return f'<p class="lead">{lead}</p>'
+    button = '<div class="tools"><button type="button" class="button" id="all-clips">Pause all</button></div>'
+    body = "".join(_card(evaluated, card, i) for i, card in enumerate(cards))
+    return f'<p class="lead">{lead}</p>{button}<div class="cards">{body}</div>'
+
+
+_WHEN = "The strip below it shows when."
+
+
+def _card(evaluated: Evaluated, card: Card, number: int) -> str:
+    scores, names = evaluated.scores, evaluated.names
+    label, answer = int(scores.labels[card.position]), int(scores.predictions[card.position])
+    if label == answer:
+        verdict = f'<b class="hit">{text(names[answer])}</b>, right but not sure'
+    else:
+        verdict = f'<b class="wrong">{text(names[answer])}</b>, but it is <b>{text(names[label])}</b>'
+    num_frames = max(film.num_frames for film in card.films)
+    films = "".join(_film(film, card.aspect, names[answer]) for film in card.films)
+    name = text(evaluated.name(card.position))
+    slider = f'<input type="range" min="0" max="{num_frames - 1}" value="0" aria-label="Frame of {name}">'
+    return (
+        f'<article class="card" id="clip-{number}" data-frames="{num_frames}"><h3>{name}</h3><p>{verdict}</p>'
+        f'<div class="films">{films}</div>'
+        f'<div class="player"><button type="button" class="button">Play</button>{slider}</div>'
+        f"{_best_scores(scores.probabilities[card.position], names, label)}</article>"
+    )
+
+
+def _film(film: Film, aspect: float, answer: str) -> str:
+    what = "rgb" if film.modality == "rgb" else "optical flow"
+    plain = _strip(film.strip, film.num_frames, aspect, f"clip, {what}")
+    if not film.heated:
+        return f"{plain}<figure><figcaption>{text(film.note)}</figcaption></figure>"
+    strongest = "".join(f'<i style="opacity:{share:.2f}"></i>' for share in film.times)
+    when = f'<div class="when">{strongest}</div>' if film.times else ""
+    return plain + _strip(film.heated, film.num_frames, aspect, f"what spoke for {answer}", when)
+
+
+def _strip(uri: str, num_frames: int, aspect: float, caption: str, below: str = "") -> str:
+    image = f'<img src="{uri}" data-frames="{num_frames}" style="width:{100 * num_frames}%" alt="{text(caption)}">'
+    film = f'<div class="film" style="aspect-ratio:{aspect:.4f}">{image}</div>'
+    return f"<figure>{film}{below}<figcaption>{text(caption)}</figcaption></figure>"
+
+
+def _best_scores(probabilities: np.ndarray, names: Sequence[str], label: int) -> str:
+    best = np.argsort(-probabilities, kind="stable")[:3].tolist()
+    if label not in best:
+        best[-1] = label
+    items = "".join(
+        f'<li{" class=own" * (i == label)}><span title="{text(names[i])}">{text(names[i])}</span>'
+        f"{meter(float(probabilities[i]))}<span>{_percent(float(probabilities[i]))}</span></li>"
+        for i in best
+    )
+    return f'<ul class="bars">{items}</ul>'
+
+
+def _seen(evaluated: Evaluated, looks: Mapping[int, Look]) -> str:
+    lengths = Counter(look.num_frames for look in looks.values())
+    if not lengths:
+        return '<p class="note">No video could be read again.</p>'
+    windows = {n: all_windows(evaluated, n) for n in lengths}
+    shares = [len(np.unique(windows[n])) / n for n in lengths.elements()]
+    most = max(map(len, windows.values()))
+    how = {"center": "the middle clip", "conv": "clips spread over the video", "all": "every frame"}[
+        evaluated.windows.mode
+    ]
+    lead = (
+        f"Evaluated in mode {evaluated.windows.mode}: {how}. On average the model saw "
+        f"{_percent(float(np.mean(shares)))} of a video's frames, at the least {_percent(min(shares))}. What happens "
+        "elsewhere can't be recognised. A bar is a video from its first frame to its last, a row in it a window, "
+        "and what is coloured was seen."
+    )
+    if most > MAX_WINDOWS:
+        lead += f" Of up to {most} windows, {MAX_WINDOWS} are drawn."
+    common = sorted(n for n, _ in lengths.most_common(_MAX_LENGTHS))
+    bars = "".join(
+        f'<span>{n} frames, {lengths[n]} video{"s" * (lengths[n] > 1)}</span><span data-frames-seen="{n}"></span>'
+        for n in common
+    )
+    rest = len(lengths) - len(common)
+    note = (
+        f'<p class="note">{rest} rarer lengths are not drawn here; each video in the list has its bar.</p>'
+        if rest
+        else ""
+    )
+    return f'<p class="lead">{lead}</p><div class="lengths">{bars}</div>{note}'
+
+
+def _time(evaluated: Evaluated) -> str:
+    data, compute = evaluated.times.data_sec, evaluated.times.compute_sec
+    total = max(data + compute, 1e-9)
+    said = what_limits(data, compute, evaluated.num_workers)
+    each = (
+        f"{len(evaluated.scores) / total:.1f} videos a second"
+        if evaluated.num_processes == 1
+        else "in the first process"
+    )
+    lead = f"{duration(total)} of scoring, {each}: {said}, with {evaluated.num_workers} workers on {evaluated.device}."
+    parts = "".join(f'<i style="width:{100 * seconds / total:.1f}%"></i>' for seconds in (data, compute))
+    share = f'<div class="share">{parts}</div>'
+    legend = (
+        '<ul class="legend solid"><li><i class="s0"></i>waiting for data</li><li><i class="s1"></i>computing</li></ul>'
+    )
+    return f'<p class="lead">{text(lead)}</p>{share}{legend}'
+
+
+def _model(evaluated: Evaluated) -> str:
+    parts = [folded("What the model expects and answers (its contract)", settings(evaluated.contract.to_plain()))]
+    if evaluated.trained_as:
+        parts.append(folded("How it was trained (the checkpoint's spec)", settings(evaluated.trained_as)))
+    parts.append(folded("How it was evaluated", settings(evaluated.settings)))
+    return "".join(parts)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.1f} %"

@@ -1,0 +1,255 @@
+"""The videos of an evaluation, looked at again: pictures of them, and what spoke for the answers of the hardest.
+
+In: the scores of an evaluation and what they were made with. Out: plain values and data URIs, no HTML. One frame is
+read of each video that is listed, and the clips of the hardest, which go through the network once more for Grad-CAM.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from action_recognition.clip.contract import Contract
+from action_recognition.clip.sampling import window_ids
+from action_recognition.clip.transform import Box, evaluation_box
+from action_recognition.data.dataset import EvaluationWindows
+from action_recognition.data.frames import open_frames
+from action_recognition.data.index import Index
+from action_recognition.data.loader import ToInput
+from action_recognition.data.sheet import flow_in_colours
+from action_recognition.data.survey import printable
+from action_recognition.errors import DataError
+from action_recognition.report import clips
+from action_recognition.report.figures import hardest
+from action_recognition.report.gradcam import grad_cam, has_gradients
+from action_recognition.training.metrics import VideoScores, confusion_matrix
+from action_recognition.training.report import Times
+
+MAX_CLIPS = 24  # mistakes shown as moving clips
+MIN_CLIPS = 6  # filled up with the right answers that were least sure
+MAX_CLIP_CHARACTERS = 5_000_000  # so that the whole file stays below about 10 MB
+MAX_THUMBNAILS = 600
+MAX_LISTED = 3000
+MAX_WINDOWS = 10  # drawn of a video
+MAX_CAM_FRAMES = 128
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that is over: `results` as in results.json, the scores, and what they were made with.
+
+    `trained_as` is the spec that the checkpoint holds, plain; `settings` how it was evaluated.
+    """
+
+    results: Mapping[str, Any]
+    scores: VideoScores
+    index: Index
+    root: str
+    windows: EvaluationWindows
+    model: nn.Module
+    device: torch.device
+    times: Times
+    num_workers: int
+    num_processes: int
+    settings: Mapping[str, Any]
+    trained_as: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def contract(self) -> Contract:
+        return self.windows.contract
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.contract.class_names
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Which videos (V,) were recognised."""
+        return self.scores.predictions == self.scores.labels
+
+    @cached_property
+    def answer_scores(self) -> np.ndarray:
+        """The score (V,) of each answer."""
+        return self.scores.probabilities.max(axis=1)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.names))
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """All videos, the hardest first."""
+        return hardest(self.scores.labels, self.scores.probabilities)
+
+    def name(self, position: int) -> str:
+        """A video's path in the test data."""
+        path = self.index.videos[self.scores.video_ids[position]].path
+        return path.removeprefix(self.root.rstrip("/")).lstrip("/")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a second look at a video gave: its length, and for the hardest a picture; `aspect` is width / height."""
+
+    num_frames: int
+    thumbnail: str = ""
+    aspect: float = 1.0
+
+
+def looks_at(evaluated: Evaluated) -> dict[int, Look]:
+    """{position: Look} of the videos that are listed, the hardest first; of those that can't be read now none."""
+    looks = {}
+    for i, position in enumerate(evaluated.order[:MAX_LISTED].tolist()):
+        try:
+            looks[position] = _look(evaluated, position, with_picture=i < MAX_THUMBNAILS)
+        except DataError:
+            continue  # it could be read when it was scored, and its scores are what the report is about
+    return looks
+
+
+def _look(evaluated: Evaluated, position: int, with_picture: bool) -> Look:
+    contract = evaluated.contract
+    frames = open_frames(evaluated.index.videos[evaluated.scores.video_ids[position]])
+    if not with_picture:
+        return Look(frames.num_frames)
+    aspects: list[float] = []
+
+    def box_of(size: tuple[int, int]) -> Box:
+        left, top, right, bottom = box = evaluation_box(size, contract)
+        aspects.append((right - left) / (bottom - top))
+        return box
+
+    modality = contract.modalities[0]
+    middle = np.array([frames.num_frames // 2])
+    clip = frames.read(modality, middle, box_of, (contract.width, contract.height))
+    return Look(frames.num_frames, clips.thumbnail(_for_the_eye(clip, modality, contract)[0]), aspects[0])
+
+
+def _for_the_eye(clip: np.ndarray, modality: str, contract: Contract) -> np.ndarray:
+    """A clip as RGB uint8 (T, H, W, 3): flow as colours."""
+    return clip if modality == "rgb" else flow_in_colours(clip, contract.flow_encoding)
+
+
+@dataclass(frozen=True)
+class Film:
+    """A clip of one stream as a strip of frames; `heated` is the same under what spoke for the answer, or why not."""
+
+    modality: str
+    num_frames: int
+    strip: str
+    heated: str
+    times: tuple[float, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Card:
+    position: int
+    films: tuple[Film, ...]
+    aspect: float
+
+
+def cards_of(evaluated: Evaluated, looks: Mapping[int, Look]) -> Iterator[Card]:
+    """The worst mistakes, and where there are few of them right answers that were hardly so."""
+    num_wrong = int((~evaluated.right).sum())
+    left = MAX_CLIP_CHARACTERS
+    for position in evaluated.order[: min(MAX_CLIPS, max(MIN_CLIPS, num_wrong))].tolist():
+        if position not in looks:
+            continue
+        card = _card(evaluated, position, looks[position].aspect)
+        left -= sum(len(film.strip) + len(film.heated) for film in card.films) if card else 0
+        if left < 0:
+            return
+        if card:
+            yield card
+
+
+def _card(evaluated: Evaluated, position: int, aspect: float) -> Card | None:
+    """The window that scored highest for the answer."""
+    scores, contract = evaluated.scores, evaluated.contract
+    sample = evaluated.windows[int(scores.video_ids[position])]
+    if sample.problem:
+        return None
+    answer = int(scores.predictions[position])
+    window = int(scores.windows[position][:, answer].argmax())
+    taken = {m: windows[window] for m, windows in sample.clips.items()}
+    maps, note = _explained(evaluated, taken, answer)
+    films = tuple(
+        _film(m, _for_the_eye(clip, m, contract), heat, note)
+        for (m, clip), heat in zip(taken.items(), maps, strict=True)
+    )
+    return Card(position, films, aspect)
+
+
+def _explained(
+    evaluated: Evaluated, clip: Mapping[str, np.ndarray], answer: int
+) -> tuple[list[np.ndarray | None], str]:
+    """A map for each stream, or None with the reason."""
+    nothing: list[np.ndarray | None] = [None] * len(clip)
+    if not has_gradients(evaluated.model):
+        return nothing, "no gradients in an exported model"
+    num_frames = max(map(len, clip.values()))
+    if num_frames > MAX_CAM_FRAMES:
+        return nothing, f"no Grad-CAM of clips longer than {MAX_CAM_FRAMES} frames"
+    to_input = ToInput(evaluated.contract, evaluated.device)
+    inputs = to_input({m: torch.from_numpy(np.ascontiguousarray(frames[None])) for m, frames in clip.items()})
+    maps = grad_cam(evaluated.model, inputs, answer)
+    if all(heat is None for heat in maps):
+        return maps, "no Grad-CAM: this network's last features have no place"
+    return [heat if heat is not None and heat.max() > 0 else None for heat in maps], "no place spoke for the answer"
+
+
+def _film(modality: str, frames: np.ndarray, heat: np.ndarray | None, note: str) -> Film:
+    ids = clips.evenly(len(frames))
+    strip = clips.strip(frames[ids])
+    if heat is None:
+        return Film(modality, len(ids), strip, "", (), note)
+    times = heat.mean(axis=(1, 2))[ids] if len(heat) > 1 else np.zeros(0)
+    times = times / max(float(times.max(initial=0)), 1e-9)
+    heated = clips.strip(clips.heated(frames[ids], heat[ids] if len(heat) > 1 else heat))
+    return Film(modality, len(ids), strip, heated, tuple(float(t) for t in times), "")
+
+
+def listed(evaluated: Evaluated, looks: Mapping[int, Look], cards: Mapping[int, int]) -> list[list[Any]]:
+    """A row a video, the hardest first: name, class, answer, their scores, frames, picture and card, -1 for none."""
+    scores, rows, pictures = evaluated.scores, [], 0
+    for position in evaluated.order[:MAX_LISTED].tolist():
+        label, answer = int(scores.labels[position]), int(scores.predictions[position])
+        both = (round(float(scores.probabilities[position, i]), 4) for i in (answer, label))
+        look = looks.get(position, Look(0))
+        picture = pictures if look.thumbnail else -1
+        pictures += bool(look.thumbnail)
+        name = printable(evaluated.name(position))
+        rows.append([name, label, answer, *both, look.num_frames, picture, cards.get(position, -1)])
+    return rows
+
+
+def windows_of(evaluated: Evaluated, num_frames: int) -> np.ndarray:
+    """The frames (S, T) that the model sees of a video of this length, at most MAX_WINDOWS windows."""
+    windows = all_windows(evaluated, num_frames)
+    return windows[clips.evenly(len(windows), MAX_WINDOWS)]
+
+
+def all_windows(evaluated: Evaluated, num_frames: int) -> np.ndarray:
+    contract, asked = evaluated.contract, evaluated.windows
+    ids = window_ids(
+        num_frames,
+        contract.lengths,
+        strategy=contract.sample_strategy,
+        rate=contract.sample_rate,
+        mode=asked.mode,
+        num_segments=asked.num_segments,
+        whole_clip=contract.is_3d,
+    )
+    return max(ids.values(), key=lambda windows: windows.shape[1])
+
+
+def runs(ids: np.ndarray) -> list[list[int]]:
+    """Frame ids as [first, count] of those that follow each other."""
+    unique = np.unique(ids)
+    parts = np.split(unique, np.flatnonzero(np.diff(unique) > 1) + 1)
+    return [[int(part[0]), len(part)] for part in parts]
