@@ -16,11 +16,18 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
 
     Whatever fails, the file that stood at `path` is still there and the temporary one is gone.
     """
+    with whole_file(path) as file:
+        write(file)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file that takes the name `path` when the block ends well, as in write_whole."""
     folder = Path(path).parent
     descriptor, temporary = tempfile.mkstemp(prefix=f".{Path(path).name}.", suffix=".tmp", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read

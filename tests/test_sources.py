@@ -200,6 +200,12 @@ def test_stream_that_is_lost_is_opened_again_and_counted(monkeypatch: pytest.Mon
     assert dropped.connections == 1
 
 
+def test_stream_that_comes_back_each_time_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, _, dropped = read(monkeypatch, "rtsp://x", *[(1, LOST)] * 4, (1, None), retries=1)
+    assert seen == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]
+    assert dropped.connections == 4
+
+
 def test_stream_that_stays_away_is_given_up_after_so_many_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = DataError("rtsp://x: can not be opened")
     seen, said, _ = read(monkeypatch, "rtsp://x", (1, LOST), (0, refused), (0, refused), retries=2)
