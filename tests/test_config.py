@@ -86,6 +86,7 @@ DEFAULTS = {
     "model.input_height": 224,
     "model.input_width": 224,
     "model.imagenet_pretrained": False,
+    "model.pretrained": None,
     "dataset.train_dataset_dir": None,
     "dataset.val_dataset_dir": None,
     "dataset.label_map": None,

@@ -6,6 +6,7 @@ Opens no file but the spec: whether a folder or a checkpoint exists is for those
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from action_recognition.config.placing import Placer
 from action_recognition.config.rules import (
     CROSS_CHECKS,
     IGNORED,
+    backbone_defaults,
+    backbone_limits,
+    backbone_notes,
     gpu_notes,
-    i3d_limits,
     monitor_notes,
     naming_notes,
     translate,
@@ -79,12 +82,15 @@ def load_spec(
         placer.place_document(read_document(path))
     for override in overrides:
         placer.place_override(override)
-    given = replace(build(Spec, placer.read_values()), origins=_origins(placer, path))
+    values = placer.read_values()
+    defaults = backbone_defaults(values)
+    given = replace(build(Spec, defaults | values), origins=_origins(placer, path))
     spec = with_opset(with_paths(with_gpus(with_sizes(given))))
     problems = _all_problems(placer, spec, task, checks)
     if problems:
         raise SpecProblems("spec" if path is None else shorten_key(str(path)), problems)
-    return replace(spec, notes=(*naming_notes(placer), *gpu_notes(given, task), *monitor_notes(spec, task)))
+    notes = (naming_notes(placer), gpu_notes(given, task), monitor_notes(spec, task))
+    return replace(spec, notes=tuple(chain(*notes, backbone_notes(spec, defaults, task))))
 
 
 def _origins(placer: Placer, path: str | Path | None) -> dict[str, str]:
@@ -156,6 +162,6 @@ def model_spec_from_plain(mapping: Mapping[str, Any]) -> ModelSpec:
         except UnreadableValue as error:
             raise ValueError(f"model spec: {name} {error}") from None
     model = ModelSpec(**values)
-    for problem in i3d_limits(model):
+    for problem in backbone_limits(model):
         raise ValueError(f"model spec: {problem.key.partition('.')[2]}: {problem.text}")
     return model

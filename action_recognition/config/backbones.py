@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # Of every network, from its input to its output: models/stages.py says what is in each.
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 
+KINETICS = "kinetics400"  # of model.pretrained: what torchvision downloads; anything else is a file
+
 Rgb = tuple[float, float, float]
 
 _KINETICS: tuple[Rgb, Rgb] = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -18,7 +20,7 @@ _IMAGENET: tuple[Rgb, Rgb] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class VideoBackbone:
     """The clip that published weights were trained on: frames, side of the crop in pixels, mean and std.
 
-    `least_frames` and `least_side` are what the network takes at least; `is_fixed`: it takes no other size than this.
+    The network takes `least_frames` and `least_side` at least; with `is_fixed`, nothing but this clip.
     """
 
     num_frames: int
@@ -28,6 +30,9 @@ class VideoBackbone:
     least_side: int = 1
     is_fixed: bool = False
 
+
+# Frames are resized for all of them to 8/7 of the side that is cropped: 128 for 112, 256 for 224.
+RESIZE_RATIO = 8 / 7
 
 VIDEO_BACKBONES = {
     "r3d_18": VideoBackbone(16, 112, _KINETICS),

@@ -124,6 +124,9 @@ class ModelSpec:
     input_height: int = key(224, "Height of the network's input in pixels", SIDE_PX)
     input_width: int = key(224, "Width of the network's input in pixels", SIDE_PX)
     imagenet_pretrained: bool = key(False, "Start a ResNet from torchvision's ImageNet weights")
+    pretrained: str | None = key(
+        None, f"Weights that {', '.join(VIDEO_BACKBONES)} start from: kinetics400 (downloaded by torchvision) or a file"
+    )
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,9 @@ class EvaluateSpec:
     video_num_segments: int = key(10, "Clips of a video in conv mode", positive())
     video_num_crops: int = key(1, "Views of each clip: 1, or 3 crops along the longer side", VIEWS)
     precision: str = key("fp32", "Arithmetic", PRECISIONS)
-    report: bool = key(False, "Write figures, mistakes and Grad-CAM to <results_dir>/evaluate/report.html, plots as PNG")
+    report: bool = key(
+        False, "Write figures, mistakes and Grad-CAM to <results_dir>/evaluate/report.html, plots as PNG"
+    )
     device: str = key("auto", "Where to evaluate; auto = the GPUs if there are any", DEVICE)
 
 

@@ -1,13 +1,14 @@
 """What follows between keys: names of older specs, values that follow from others, contradictions, notes."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from action_recognition.config.declare import Problem, shorten, shorten_key
+from action_recognition.config.backbones import KINETICS, RESIZE_RATIO, VIDEO_BACKBONES
+from action_recognition.config.declare import Problem, shorten, shorten_key, show_plain
 from action_recognition.config.keys import KEYS, TASKS, ModelSpec, Spec
 from action_recognition.config.placing import Placer
 
@@ -33,6 +34,10 @@ OLD_NAMES = {
     "video_inf_mode": "inference.video_inf_mode",
     "dataset.augmentation_config.of_input_rgb": "dataset.augmentation_config.of_input_std",
 }
+_OTHER_WEIGHTS = (  # keys for what the video networks start from in one: model.pretrained
+    *("imagenet_pretrained", "rgb_pretrained_model_path", "of_pretrained_model_path", "joint_pretrained_model_path"),
+    *("rgb_pretrained_num_classes", "of_pretrained_num_classes"),
+)
 TASK_ROOT_NAMES = ("gpu_ids", "gpu_id", "batch_size", "video_num_segments")  # belong to the task that reads them
 
 
@@ -55,6 +60,27 @@ def translate(spelled: str, node: yaml.Node, task: str | None) -> tuple[str, yam
 
 
 # --- values that follow from others ---
+
+
+def backbone_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a video network's published weights were trained with, for the keys that `values` (of a spec) lacks."""
+    video = VIDEO_BACKBONES.get(values.get("model.backbone", ""))
+    if video is None:
+        return {}
+    size = ("model.input_height", "model.input_width")
+    has_shape = "dataset.output_shape" in values
+    sides = values["dataset.output_shape"] if has_shape else [values.get(name, video.side) for name in size]
+    mean, std = video.normalisation
+    augmentation = "dataset.augmentation_config"
+    defaults = {
+        "model.rgb_seq_length": video.num_frames,
+        **({} if has_shape else dict.fromkeys(size, video.side)),
+        f"{augmentation}.crop_smaller_edge": round(max(sides) * RESIZE_RATIO),
+        f"{augmentation}.val_center_crop": True,
+        f"{augmentation}.rgb_input_mean": mean,
+        f"{augmentation}.rgb_input_std": std,
+    }
+    return {name: value for name, value in defaults.items() if name not in values}
 
 
 def with_sizes(spec: Spec) -> Spec:
@@ -122,6 +148,40 @@ def _required(spec: Spec, task: str | None) -> Iterator[Problem]:
             )
 
 
+def backbone_limits(model: ModelSpec) -> Iterator[Problem]:
+    """What a network can't take or start from."""
+    yield from i3d_limits(model)
+    if model.backbone in VIDEO_BACKBONES:
+        yield from video_limits(model)
+    elif model.pretrained:
+        own = "rgb_, of_ and joint_pretrained_model_path"
+        text = f"is for {', '.join(VIDEO_BACKBONES)}; weights for {model.backbone} are given by {own}"
+        yield Problem("model.pretrained", text, ("model.backbone",))
+
+
+def video_limits(model: ModelSpec) -> Iterator[Problem]:
+    name, video = model.backbone, VIDEO_BACKBONES[model.backbone]
+    for key, wanted in (("model_type", "rgb"), ("input_type", "3d")):
+        if getattr(model, key) != wanted:
+            text = f"{name} takes {wanted} only, got {getattr(model, key)!r}"
+            yield Problem(f"model.{key}", text, ("model.backbone",))
+    for key in _OTHER_WEIGHTS:
+        if getattr(model, key):
+            text = f"{name} starts from model.pretrained ({KINETICS} or a file): leave this key out"
+            yield Problem(f"model.{key}", text, ("model.backbone",))
+    sizes = {"rgb_seq_length": (video.num_frames, video.least_frames, "frames")}
+    sizes |= dict.fromkeys(("input_height", "input_width"), (video.side, video.least_side, "pixels"))
+    for key, (own, least, unit) in sizes.items():
+        size = getattr(model, key)
+        if video.is_fixed and size != own:
+            text = f"{name} takes {own} {unit} and nothing else, got {size}: its table of positions has that size"
+        elif size < least:
+            text = f"{name} needs at least {least} {unit}, got {size}"
+        else:
+            continue
+        yield Problem(f"model.{key}", text, ("model.backbone", "dataset.output_shape"))
+
+
 def i3d_limits(model: ModelSpec) -> Iterator[Problem]:
     if model.backbone != "i3d":
         return
@@ -142,8 +202,8 @@ def i3d_limits(model: ModelSpec) -> Iterator[Problem]:
             yield Problem(name, f"i3d needs 193..224 pixels, got {side}", ("model.backbone", "dataset.output_shape"))
 
 
-def _i3d(spec: Spec, _: str | None) -> Iterator[Problem]:
-    for problem in i3d_limits(spec.model):
+def _backbone(spec: Spec, _: str | None) -> Iterator[Problem]:
+    for problem in backbone_limits(spec.model):
         by_shape = problem.key in ("model.input_height", "model.input_width") and problem.key not in spec.origins
         yield replace(problem, key="dataset.output_shape") if by_shape else problem
 
@@ -225,7 +285,7 @@ def _export(spec: Spec, task: str | None) -> Iterator[Problem]:
 CROSS_CHECKS: tuple[Callable[[Spec, str | None], Iterable[Problem]], ...] = (
     _required,
     _sizes,
-    _i3d,
+    _backbone,
     _crop,
     _auto_reduce,
     _warmup,
@@ -260,6 +320,21 @@ def monitor_notes(spec: Spec, task: str | None) -> Iterator[str]:
     optim = spec.train.optim
     if task in ("train", None) and optim.lr_scheduler != "AutoReduce" and optim.lr_monitor != "val_loss":
         yield f"train.optim.lr_monitor {optim.lr_monitor} is ignored: only AutoReduce watches a loss"
+
+
+def backbone_notes(spec: Spec, defaults: Mapping[str, Any], task: str | None) -> Iterator[str]:
+    """What a run that is about to start takes from its network's weights; `defaults` are of backbone_defaults."""
+    if task not in ("train", None) or spec.model.backbone not in VIDEO_BACKBONES:
+        return
+    name = spec.model.backbone
+    if defaults:
+        shown = {key.rpartition(".")[2]: show_plain(value) for key, value in defaults.items()}
+        if "crop_smaller_edge" in shown:
+            shown["crop_smaller_edge"] += " (8/7 of the input)"
+        taken = ", ".join(f"{key} {value}" for key, value in shown.items())
+        yield f"not in the spec, so as the Kinetics-400 weights of {name} were trained: {taken}"
+    if not spec.model.pretrained:
+        yield f"model.pretrained is not set ({KINETICS} or a file): {name} starts from random weights"
 
 
 def _value(spec: Spec, name: str) -> Any:

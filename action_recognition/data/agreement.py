@@ -11,6 +11,7 @@ from typing import Any
 
 from action_recognition.clip.contract import CHANNELS, MODALITIES, Contract, Stream
 from action_recognition.config import Problem, Spec
+from action_recognition.config.backbones import KINETICS
 from action_recognition.data.index import class_names_of
 from action_recognition.data.lists import read_list
 from action_recognition.errors import DataError, SpecError
@@ -73,6 +74,7 @@ def training_problems(spec: Spec) -> Iterator[Problem]:
     classes = spec.dataset.label_map or (_classes_of(train) if train else None)
     yield from _class_problems(spec, "dataset.val_dataset_dir", val, classes=classes)
     yield from _file_problems(spec, *(f"model.{m}_pretrained_model_path" for m in ("rgb", "of", "joint")))
+    yield from _pretrained_problems(spec)
     yield from _file_problems(spec, "train.resume_training_checkpoint_path")
     yield from _cache_problems(spec)
     yield from _results_problems(spec, "train")
@@ -176,6 +178,12 @@ def _file_problems(spec: Spec, *keys: str) -> Iterator[Problem]:
             yield Problem(
                 key, f"{path!r} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path!r}"
             )
+
+
+def _pretrained_problems(spec: Spec) -> Iterator[Problem]:
+    path = spec.model.pretrained
+    if path not in (None, KINETICS) and not os.path.isfile(str(path)):
+        yield Problem("model.pretrained", f"{path!r} is neither {KINETICS} nor a file of weights", ("model.backbone",))
 
 
 def _cache_problems(spec: Spec) -> Iterator[Problem]:

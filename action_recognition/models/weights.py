@@ -1,8 +1,9 @@
 """Weights: from files to models.
 
-In: a file that PyTorch saved (our checkpoints, TAO's, ImageNet ResNets in torchvision's naming, published I3D weights)
-and a model. Out: the model with these weights, and a report of what was loaded, adapted and left out. No file is
-loaded in part in silence: what has no counterpart, other than head and stem, is an error. Writing is not done here.
+In: a file that PyTorch saved (our checkpoints, TAO's, ImageNet ResNets and Kinetics-400 video networks in torchvision's
+naming, published I3D weights) and a model. Out: the model with these weights, and a report of what was loaded, adapted
+and left out. No file is loaded in part in silence: what has no counterpart, other than head and stem, is an error.
+Writing is not done here.
 """
 
 import re
@@ -14,13 +15,28 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from action_recognition.config import ModelSpec
+from action_recognition.config.backbones import KINETICS, VIDEO_BACKBONES
 from action_recognition.errors import CheckpointError
 from action_recognition.models.resnet2d import DEPTHS
 from action_recognition.torch_files import checked_state_dict, read_weights, some_names
 
 # By name, never by place in the file: nothing promises that a file keeps the order of the layers.
 STEM = re.compile(r"(?:model_(?:rgb|of)\.)?(?:conv1|Conv3d_1a_7x7\.conv3d)\.weight")
-HEAD = re.compile(r"((?:model_(?:rgb|of)\.)?(?:fc_cls|logits\.conv3d)|fc1|fc2)\.(?:weight|bias)")
+VIDEO_HEADS = ("fc", "head", "head.1", "classifier.1")
+HEAD = re.compile(
+    r"((?:model_(?:rgb|of)\.)?(?:fc_cls|logits\.conv3d)|fc1|fc2|" + "|".join(map(re.escape, VIDEO_HEADS)) + ")"
+    r"\.(?:weight|bias)"
+)
+# An entry that none of the others has in this shape, or none behind it: swin3d_s is swin3d_t with more blocks.
+VIDEO_MARKS = {
+    "r3d_18": ("layer4.0.conv1.0.weight", (512, 256, 3, 3, 3)),
+    "mc3_18": ("layer4.0.conv1.0.weight", (512, 256, 1, 3, 3)),
+    "r2plus1d_18": ("layer4.0.conv1.0.0.weight", (921, 256, 1, 3, 3)),
+    "s3d": ("features.15.branch1.1.0.0.weight", (384, 192, 1, 3, 3)),
+    "mvit_v2_s": ("blocks.15.attn.rel_pos_h", (13, 96)),
+    "swin3d_s": ("features.4.17.attn.qkv.weight", (1152, 384)),
+    "swin3d_t": ("features.6.1.attn.qkv.weight", (2304, 768)),
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +62,13 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -
 
 
 def load_pretrained(model: nn.Module, spec: ModelSpec, num_classes: int, key: str | None = None) -> list[WeightsReport]:
-    """Loads what the spec's *_pretrained_* fields name into a model of build_model; one report for each of them.
+    """Loads what the spec's *pretrained* fields name into a model of build_model; one report for each of them.
 
-    A file of the whole joint model wins over files of its streams, any file over imagenet_pretrained. `key` opens
-    sealed files.
+    A file of the whole joint model wins over files of its streams, any file over imagenet_pretrained. torchvision's
+    video networks have one field, `pretrained`. `key` opens sealed files.
     """
+    if spec.backbone in VIDEO_BACKBONES:
+        return [_load_video(model, spec, num_classes, key)] if spec.pretrained else []
     if spec.model_type == "joint" and not spec.joint_pretrained_model_path:
         targets = {"rgb": model.get_submodule("model_rgb"), "of": model.get_submodule("model_of")}
     else:
@@ -78,6 +96,9 @@ def architecture(entries: Mapping[str, Tensor]) -> str:
         return f"joint of two {architecture(rgb)}"
     if "Conv3d_1a_7x7.conv3d.weight" in entries:
         return "3d i3d"
+    for name, (entry, shape) in VIDEO_MARKS.items():
+        if entry in entries and entries[entry].shape == shape:
+            return f"3d {name}"
     blocks = (len({n.split(".")[1] for n in entries if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     depth = ("layer1.0.conv3.weight" in entries, tuple(blocks))
     backbone = next((name for name, known in DEPTHS.items() if known == depth), None)
@@ -113,6 +134,19 @@ def _load_one(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int, ke
     return []
 
 
+def _load_video(model: nn.Module, spec: ModelSpec, num_classes: int, key: str | None) -> WeightsReport:
+    source = f"model.pretrained {spec.pretrained}"
+    if spec.pretrained == KINETICS:
+        cure = "give the file as model.pretrained=FILE"
+        entries = _downloaded(spec.backbone, "KINETICS400_V1", "model.pretrained", cure)
+        return _adapt_and_load(model, entries, num_classes, f"{source} ({spec.backbone})")
+    try:
+        entries = read_weights(str(spec.pretrained), key)
+    except CheckpointError as error:
+        raise CheckpointError(f"model.pretrained {error}") from error
+    return _adapt_and_load(model, entries, num_classes, source)
+
+
 def _load_file(model: nn.Module, spec: ModelSpec, kind: str, num_classes: int, key: str | None) -> WeightsReport:
     path = str(_paths(spec)[kind])
     try:
@@ -131,13 +165,19 @@ def _imagenet_weights(backbone: str) -> Mapping[str, Tensor]:
             f"model.imagenet_pretrained: there are no ImageNet weights for {backbone}, only for {', '.join(DEPTHS)}; "
             "set it to false and name a file in model.rgb_pretrained_model_path or of_pretrained_model_path"
         )
-    weights = get_model_weights(backbone)["IMAGENET1K_V1"]
+    cure = "name it in model.rgb_pretrained_model_path"
+    return _downloaded(backbone, "IMAGENET1K_V1", "model.imagenet_pretrained", cure)
+
+
+def _downloaded(backbone: str, version: str, key: str, cure: str) -> Mapping[str, Tensor]:
+    """torchvision's weights of a backbone, from its cache or the network; `cure` is what else to do with their file."""
+    weights = get_model_weights(backbone)[version]
     try:
         return weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # no network, a full disk, a damaged file in the cache
         raise CheckpointError(
-            f"model.imagenet_pretrained: can't get {weights.url} ({error}); where there is no network, put the file "
-            f"into {torch.hub.get_dir()}/checkpoints, or name it in model.rgb_pretrained_model_path"
+            f"{key}: can't get {weights.url} ({error}); where there is no network, put the file "
+            f"into {torch.hub.get_dir()}/checkpoints, or {cure}"
         ) from error
 
 
@@ -203,7 +243,7 @@ def _head_notes(entries: Mapping[str, Tensor], heads: list[str], num_classes: in
     if not heads:
         return []
     which = f" ({', '.join(heads)})" if len(heads) > 1 else ""
-    old = _num_classes(entries, ("fc2", "fc_cls", "logits.conv3d", "fc"))
+    old = _num_classes(entries, ("fc2", "fc_cls", "logits.conv3d", *VIDEO_HEADS))
     if old is None:
         return [f"no head in the file: a new one for {num_classes} classes{which}"]
     return [f"head for {old} classes replaced by a new one for {num_classes}{which}"]

@@ -16,6 +16,7 @@ from torch import nn
 
 from action_recognition.clip.contract import CHANNELS, Contract
 from action_recognition.config import Spec, to_plain
+from action_recognition.config.backbones import KINETICS
 from action_recognition.data.agreement import contract_of
 from action_recognition.data.augment import Augmentation
 from action_recognition.data.cache import kept_for_evaluation, kept_for_training
@@ -183,7 +184,10 @@ class Trainer:
         if self.process.is_first:  # the others get the weights from the first when they connect
             for report in load_pretrained(model, spec.model, num_classes, self.key):
                 self.say(str(report))
-            self._say_if_plain(*(getattr(spec.model, f"{m}_pretrained_model_path") for m in ("rgb", "of", "joint")))
+            own = None if spec.model.pretrained == KINETICS else spec.model.pretrained
+            self._say_if_plain(
+                own, *(getattr(spec.model, f"{m}_pretrained_model_path") for m in ("rgb", "of", "joint"))
+            )
         return model.to(self.process.device)
 
     def _make_plan(self) -> TrainingPlan:
