@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from action_recognition.data import workers
 from action_recognition.data.dataset import Sample
 from action_recognition.data.index import Video
-from action_recognition.data.workers import Watched, reader_errors_told, start_reader
+from action_recognition.data.workers import Watched, in_time, reader_errors_told, start_reader
 from action_recognition.errors import DataError
 
 
@@ -45,6 +46,20 @@ def read_all(strange: Callable[[int], object], timeout_sec: float = 60, num_work
         return list(loader)
 
 
+class Started:
+    """A loader whose readers run until `ready` before the first item is taken."""
+
+    def __init__(self, loader: Any, ready: Callable[[], bool]) -> None:
+        self.loader, self.ready = loader, ready
+
+    def __iter__(self) -> Iterator[Any]:
+        items = iter(self.loader)
+        while not self.ready():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        return items
+
+
 @pytest.fixture(autouse=True)
 def no_reader_is_left() -> Iterator[None]:
     yield
@@ -72,6 +87,18 @@ def test_reader_that_hangs_is_an_error_that_names_its_video_and_is_ended() -> No
         DataError, match=r"^no data came for 1 s \(dataset\.timeout_sec\)\. The readers are at: videos/6\. Look at the"
     ):
         read_all(at(6, lambda: time.sleep(600)), timeout_sec=1)
+
+
+def test_reader_that_stops_before_its_batch_was_fetched_is_no_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first item is announced by then, but its memory is still the reader's to hand out."""
+    monkeypatch.setattr(workers, "_ALARM_LATER_SEC", 0.1)
+    watched = Watched(Videos(at(2, lambda: os.kill(os.getpid(), signal.SIGSTOP))), 2)
+    how: dict[str, Any] = {"worker_init_fn": start_reader, "timeout": 0.5, "multiprocessing_context": "fork"}
+    loader: Any = DataLoader(watched, None, num_workers=2, collate_fn=lambda s: torch.tensor(s.video_id), **how)
+    loader = Started(loader, lambda: watched.at.tolist()[0] == 2)
+    told = r"^no data came for 0\.5 s \(.*The readers are at: videos/2\."
+    with pytest.raises(DataError, match=told), reader_errors_told([watched], 0.5):
+        list(in_time(loader, 0.5))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,9 +9,10 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
@@ -24,6 +25,8 @@ _SHARED_MEMORY = "/dev/shm"
 _ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed|exited)")
 _SIGNAL = re.compile(r"is killed by signal: (.*?)\.")
 _NO_SHARED_MEMORY = re.compile(r"Bus error|unable to \w+ shared memory", re.I)
+_ALARM_LATER_SEC = 1.0  # torch's own timeout comes first, where it does come
+Item = TypeVar("Item")
 
 
 class Readable(Protocol):
@@ -88,6 +91,43 @@ def reader_errors_told(watched: Sequence[Watched], timeout_sec: float) -> Iterat
         if text:
             raise DataError(text) from error
         raise
+
+
+def in_time(loader: Iterable[Item], timeout_sec: float) -> Iterator[Item]:
+    """The items of a DataLoader with readers; RuntimeError as torch's where one does not come, by an alarm.
+
+    A reader hands the memory of its batches out itself, and torch's own timeout ends before it asks for that: one that
+    is stopped as a whole would be waited for without end.
+    """
+    end: Any = object()
+    with _alarm(timeout_sec):
+        items = iter(loader)
+    while True:
+        with _alarm(timeout_sec):
+            item = next(items, end)
+        if item is end:
+            return
+        yield item
+
+
+@contextmanager
+def _alarm(timeout_sec: float) -> Iterator[None]:
+    """RuntimeError where the block takes longer, 0 = any time. Off where there are no alarms, or one is set already."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (timeout_sec and is_main and hasattr(signal, "setitimer")) or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> NoReturn:
+        raise RuntimeError(f"DataLoader timed out after {timeout_sec:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, timeout_sec + _ALARM_LATER_SEC)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _told(error: BaseException | None, watched: Sequence[Watched], timeout_sec: float) -> str:

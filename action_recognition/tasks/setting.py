@@ -13,6 +13,7 @@ from action_recognition.config import EvaluateSpec, InferenceSpec, Spec, TrainSp
 from action_recognition.data.dataset import Sample
 from action_recognition.data.index import MAX_BAD_SHARE
 from action_recognition.data.loader import Batch, usable_workers
+from action_recognition.data.workers import in_time
 from action_recognition.errors import DataError, SpecError
 from action_recognition.machine import under_torchrun
 from action_recognition.training.distributed import Process, from_first
@@ -130,7 +131,7 @@ class Readable(Generic[Item]):
         self.on_bad_video = on_bad_video
 
     def __iter__(self) -> Iterator[Item]:
-        for item in self.loader:
+        for item in in_time(self.loader, getattr(self.loader, "timeout", 0)):
             if item.problems and self.on_bad_video != "skip":
                 raise bad_video(*item.problems[0])
             yield item
