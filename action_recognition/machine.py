@@ -3,6 +3,9 @@
 import os
 from dataclasses import dataclass
 
+# Noted as early as can be: a parent that has gone before is not missed. A fork adds its own when it first asks.
+_PARENTS = {os.getpid(): os.getppid()}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -20,6 +23,14 @@ def under_torchrun() -> bool:
     A WORLD_SIZE without a RANK comes from a scheduler, not from a launcher of processes.
     """
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launcher_has_gone() -> bool:
+    """True where torchrun has started this process and was killed since, so that nobody would stop the process.
+
+    Whatever else sets torchrun's variables may end while its processes work.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != _PARENTS.setdefault(os.getpid(), os.getppid())
 
 
 def place() -> Place:

@@ -5,8 +5,9 @@ import signal
 
 import pytest
 
+from action_recognition import machine
 from action_recognition.training import stopping
-from action_recognition.training.stopping import StopRequest
+from action_recognition.training.stopping import ORPHANED, StopRequest
 
 
 class Left(Exception):
@@ -37,3 +38,11 @@ def test_second_signal_leaves_at_once_but_the_same_one_passed_on_twice_does_not(
         assert stop.number == signal.SIGINT
     assert codes == [130] * leaves
     assert capfd.readouterr().err == "left at once; the checkpoints are whole\n" * leaves
+
+
+def test_launcher_that_has_gone_stops_what_it_started_but_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest(60) as stop:
+        monkeypatch.setattr(machine.os, "getppid", lambda: 1)
+        assert (stop.after_step(), stop.now()) == (0, 0)
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        assert (stop.after_step(), stop.now()) == (ORPHANED, ORPHANED)

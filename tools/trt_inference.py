@@ -22,6 +22,8 @@ from pathlib import Path
 from action_recognition.clip.contract import CHANNELS, MODALITIES, Contract, Stream
 from action_recognition.deploy.executor import Executor, open_executor
 from action_recognition.deploy.recognizer import Recognizer
+from action_recognition.deploy.sources import source_of
+from action_recognition.deploy.window import rate_advice
 from action_recognition.errors import SpecError, UserError
 
 CENTER_CROP_EDGE = 256  # the short side that TAO's sample resizes to before it cuts the middle
@@ -124,15 +126,9 @@ def run(options: argparse.Namespace) -> None:
     with open_executor(options.trt_engine, options.device, options.trust) as executor:
         recognize = Recognizer.from_executor(executor, options.trt_engine, contract_for(options, executor))
         names = recognize.contract.class_names
-        if recognize.contract.sample_strategy == "random_interval" and not options.rate:
-            clip_len = max(recognize.contract.lengths.values())
-            sys.stderr.write(
-                "the model was trained on frames spread over whole videos; here they follow one another: give --rate, "
-                f"about the frames of an action divided by {clip_len}\n"
-            )
-        windows = recognize.windows(
-            int(source) if source.isdecimal() else source, options.stride, None, options.batch, options.rate
-        )
+        if advice := rate_advice(recognize.contract, options.rate):
+            sys.stderr.write(f"{advice}\n")
+        windows = recognize.windows(source_of(source), options.stride, None, options.batch, options.rate)
         for window in windows:
             best = int(window.probabilities.argmax())
             line = f"{window.first_frame}..{window.last_frame} {names[best]} {window.probabilities[best]:.4f}"

@@ -201,7 +201,7 @@ class TrackRecognizer:
                 raise SpecError(f"{name}: must be at least {least}, got {value}")
         self.rate = checked_rate(recognize.contract, rate)
         self.num_frames = frames_spanned(recognize.contract, self.rate)
-        self._recognize, self._stride, self._margin, self._most_missing = recognize, stride, margin, most_missing
+        self._recognize, self.stride, self._margin, self._most_missing = recognize, stride, margin, most_missing
         self._ema, self._threshold = ema, threshold
         self._tracks: dict[int, _Track] = {}
         self._since_look = stride - 1
@@ -252,7 +252,7 @@ class TrackRecognizer:
         return crop_of(box, size, self._margin) if box else (0, 0, *size)
 
     def _due(self) -> list[_Track]:
-        if self._since_look < self._stride:
+        if self._since_look < self.stride:
             return []
         due = [t for t in self._tracks.values() if not t.num_missing and len(t.frames) == self.num_frames]
         self._since_look = 0 if due else self._since_look

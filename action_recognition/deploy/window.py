@@ -31,6 +31,16 @@ def frames_spanned(contract: Contract, rate: int) -> int:
     return (max(contract.lengths.values()) - 1) * rate + 1
 
 
+def rate_advice(contract: Contract, rate: int | None) -> str | None:
+    """What to say where a model of whole videos is run over a stream and no rate was chosen."""
+    if contract.sample_strategy == "consecutive" or rate:
+        return None
+    return (
+        "the model was trained on frames spread over whole videos; here they follow one another: give --rate, "
+        f"about the frames of an action divided by {max(contract.lengths.values())}"
+    )
+
+
 class PlaneRing:
     """The latest `num_frames` frames of C planes each, as one contiguous (C * num_frames, H, W) block of memory.
 

@@ -89,7 +89,7 @@ from action_recognition.training.report import (
     what_limits,
     write_metrics,
 )
-from action_recognition.training.stopping import StopRequest
+from action_recognition.training.stopping import ORPHANED, StopRequest
 from action_recognition.training.trace import Trace
 
 
@@ -593,7 +593,7 @@ def _example_input(contract: Contract, device: torch.device, num_clips: int = 1)
 
 
 def _signal_name(number: int) -> str:
-    return signal.Signals(number).name
+    return "the end of its launcher (torchrun)" if number == ORPHANED else signal.Signals(number).name
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

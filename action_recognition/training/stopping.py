@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM in training: noted when they come, agreed on by all processes, acted on at the end of a step.
 
-Launchers and schedulers may tell one process of a run or all of them. In: signals. Out: at the end of which step all
-stop.
+Launchers and schedulers may tell one process of a run or all of them. A launcher that was killed tells none: its end
+counts as a signal, too. In: signals. Out: at the end of which step all stop.
 """
 
 import os
@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from action_recognition.machine import launcher_has_gone
+
+ORPHANED = 1  # SIGHUP's number, which Windows lacks: whoever has started this process is gone
 # A terminal and a launcher may both pass the same Ctrl-C on: what comes so soon is no second one.
 _SAME_SIGNAL_SEC = 1.0
 
@@ -62,16 +65,19 @@ class StopRequest:
     def after_step(self) -> int:
         """The signal on which all processes stop after this step, 0 for none. To be called by all, once a step."""
         if self._group is None:
-            return self.number
+            return self._told()
         before, self._waiting = self._waiting, self._vote()
         return _result(before) if before else 0
 
     def now(self) -> int:
         """The same, but waits for all processes to ask."""
-        return self.number if self._group is None else _result(self._vote())
+        return self._told() if self._group is None else _result(self._vote())
+
+    def _told(self) -> int:
+        return self.number or ORPHANED * launcher_has_gone()
 
     def _vote(self) -> tuple[torch.Tensor, Any]:
-        told = torch.tensor([self.number])
+        told = torch.tensor([self._told()])
         return told, dist.all_reduce(told, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
 

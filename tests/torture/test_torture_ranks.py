@@ -4,19 +4,36 @@ starts them again, or another number of them, goes on from the newest checkpoint
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 from conftest import Amount, Ledger
-from outside import Started, check_equal, kill_all, launch, ranks_of, said, wait_for, wait_for_end
+from outside import (
+    Started,
+    check_equal,
+    kill_all,
+    launch,
+    ranks_of,
+    ready_to_fork,
+    said,
+    start_two,
+    wait_for,
+    wait_for_end,
+)
 from tiny import MakeTree
 
 pytestmark = pytest.mark.slow
 HOW = ("train.num_epochs=4", "train.optim.lr=0.05")
 ENDLESS = ("train.num_epochs=10000",)
 TIMEOUT_SEC, TURN_SEC, KILL_SEC = 5, 2, 30  # train.timeout_sec, the turn to tell, torchrun's grace before SIGKILL
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server() -> None:
+    ready_to_fork()
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +74,29 @@ def test_rank_that_dies_ends_all_within_40_seconds_and_is_named(
             lost.append(f"run {i} does not name rank {rank}: {said(results)[-1500:]}")
     print(lost)
     ledger.close("a rank dies: all end in 40 s, it is named", times, len(lost), "NOT YET")
+
+
+def test_ranks_whose_launcher_was_killed_stop_saved_and_the_run_goes_on(
+    data: Path, tmp_path: Path, amount: Amount, ledger: Ledger
+) -> None:
+    times, lost = amount(1, 2), list[str]()
+    for i in range(times):
+        results = tmp_path / f"run{i}" / "results"
+        process = launch(data, results, *ENDLESS)
+        wait_for_steps(process, results)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        if not wait_for_end(ranks_of(results), 30):
+            lost.append(f"run {i} went on without its launcher")
+            kill_all(process, ranks_of(results))
+        epochs = len((results / "train" / "metrics.jsonl").read_text().splitlines()) + 1
+        code = start_two(data, results, f"train.num_epochs={epochs}").wait()
+        told = re.findall(r"^error: stopped by the end of its launcher \(torchrun\) at (.*): sav", said(results), re.M)
+        if code or len(told) != 1 or f" at {told[0].removesuffix(', step 0')}\n" not in said(results):
+            lost.append(f"run {i}: exit code {code}: {said(results)[-1500:]}")
+        lost += [f"run {i}: {fault}" for fault in check_epochs(results, epochs)]
+    print(lost)
+    ledger.close("torchrun is killed, its ranks are not", times, len(lost), "NOT YET")
 
 
 def test_rank_that_hangs_ends_all_in_time_and_is_named(

@@ -1,0 +1,154 @@
+"""Labels drawn into pictures, and a video file of them.
+
+In: frames, and the marks of the tracks in them. Out: pictures with boxes, labels and bars as long as the score; a video
+file that appears whole or not at all (needs PyAV). Runs without torch.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from action_recognition.deploy.events import UNKNOWN
+from action_recognition.deploy.sources import DEFAULT_FPS
+from action_recognition.deploy.tracks import Mark
+from action_recognition.errors import DataError, OutputError, UserError
+from action_recognition.files import whole_file, why_unwritable
+
+VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+SMALLEST_EDGE = 240  # pictures with a shorter side are enlarged, so that a label can be read in them
+_TICKS_A_SEC = 1000
+_COLOURS = (
+    (46, 204, 113),
+    (52, 152, 219),
+    (243, 156, 18),
+    (233, 30, 99),
+    (155, 89, 182),
+    (0, 188, 212),
+    (205, 220, 57),
+)
+_GREY = (150, 150, 150)
+
+
+def drawn(picture: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
+    """The picture, uint8 (H, W, 3), with its marks; one with a short side below SMALLEST_EDGE enlarged."""
+    height, width = picture.shape[:2]
+    scale = -(-SMALLEST_EDGE // min(height, width)) if min(height, width) < SMALLEST_EDGE else 1
+    image = Image.fromarray(picture)
+    if scale > 1:
+        image = image.resize((width * scale, height * scale), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(image)
+    for mark in marks:
+        _draw_mark(draw, mark, scale, image.size)
+    return np.asarray(image)
+
+
+def caption(mark: Mark) -> str:
+    """What is known of a track in one line: "fall 0.97", of one with a box "7 fall 0.97"."""
+    known = "" if mark.label is None else f"{mark.label} {mark.score:.2f}"
+    return f"{mark.track} {known}".strip() if mark.box else known
+
+
+def _draw_mark(draw: ImageDraw.ImageDraw, mark: Mark, scale: int, size: tuple[int, int]) -> None:
+    colour = _GREY if mark.label in (None, UNKNOWN) else _COLOURS[mark.track % len(_COLOURS)]
+    left, top = 0.0, 0.0
+    font = _font(max(12, min(size) // 22))
+    text = caption(mark)
+    length, line = draw.textlength(text, font), font.size * 1.3
+    tag_width = max(length + line / 2, 4 * line)
+    if mark.box:
+        box = [edge * scale for edge in mark.box]
+        draw.rectangle(box, outline=colour, width=max(2, min(size) // 200))
+        # above the box, or in its top where the picture ends there
+        left = min(max(box[0], 0), max(size[0] - tag_width, 0))
+        top = box[1] - 1.3 * line if box[1] >= 1.3 * line else max(box[1], 0)
+    if text:
+        draw.rectangle((left, top, left + tag_width, top + 1.3 * line), fill=(20, 20, 20))
+        draw.text((left + line / 4, top + line / 10), text, fill=(255, 255, 255), font=font)
+        bar = (left, top + 1.1 * line, left + tag_width * (mark.score if mark.label else 0), top + 1.3 * line)
+        draw.rectangle(bar, fill=colour)
+
+
+@lru_cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+class OverlayVideo:
+    """A video file that is written frame by frame, each with its own time; its size is the first one's.
+
+    It takes its name when the block ends well, at the end of the source, or when the user ends it; after any other
+    failure nothing is left. Without a frame there is no file.
+    """
+
+    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+        """UserError where the file exists, its suffix says no known format, or PyAV is missing."""
+        self.path, self.num_frames = Path(path), 0
+        if self.path.suffix.lower() not in VIDEO_FORMATS:
+            raise UserError(f"{path}: a video must end in {', '.join(VIDEO_FORMATS)}")
+        if self.path.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already; give another name, or --overwrite")
+        try:
+            import av
+        except ImportError as error:
+            raise UserError(f"{path}: writing a video needs PyAV: pip install av (the extra video)") from error
+        self._av, self._stack, self._last_tick = av, ExitStack(), -1
+        self._container: Any = None
+
+    def write(self, picture: np.ndarray, time_sec: float) -> None:
+        """Add a picture, uint8 (H, W, 3), on show from `time_sec` on."""
+        try:
+            if self._container is None:
+                self._open(picture)
+            height, width = self._size
+            if picture.shape[:2] != (height, width):
+                picture = np.asarray(Image.fromarray(picture).resize((width, height)))
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            self._last_tick = max(self._last_tick + 1, round(time_sec * _TICKS_A_SEC))
+            frame.pts, frame.time_base = self._last_tick, Fraction(1, _TICKS_A_SEC)
+            self._container.mux(self._stream.encode(frame))
+        except (OSError, self._av.FFmpegError) as error:
+            raise self._unwritable(error) from error
+        self.num_frames += 1
+
+    def _open(self, picture: np.ndarray) -> None:
+        file = self._stack.enter_context(whole_file(self.path))
+        self._container = self._av.open(file, "w", format=VIDEO_FORMATS[self.path.suffix.lower()])
+        codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
+        options = {"preset": "veryfast", "crf": "23"} if codec == "libx264" else {"qmax": "5"}
+        self._stream = self._container.add_stream(codec, rate=round(DEFAULT_FPS), options=options)
+        self._stream.codec_context.time_base = Fraction(1, _TICKS_A_SEC)  # frames of live sources come when they come
+        self._size = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # the encoders take even sizes only
+        self._stream.height, self._stream.width = self._size
+        self._stream.pix_fmt = "yuv420p"
+
+    def _finish(self) -> None:
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._stack.close()
+        except (OSError, self._av.FFmpegError) as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: BaseException) -> OutputError:
+        return OutputError(f"{self.path}: can't be written: {why_unwritable(self.path, error)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._container is None:
+            return
+        if kind is None or issubclass(kind, KeyboardInterrupt | DataError):
+            with self._stack:
+                self._finish()
+            return
+        self._stack.__exit__(kind, error, trace)
