@@ -18,6 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "files": GROUND,
     "machine": set(),
+    "doctor": {"machine"},
     "sealing": GROUND,
     "torch_files": GROUND | {"sealing"},
     "clip": GROUND,

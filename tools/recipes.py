@@ -186,9 +186,9 @@ def ut_rows(lines: list[dict[str, Any]]) -> Iterator[str]:
 
 TEXT = """# Recipes for few clips
 
-Runs that were made, not advice: every row says of how many. Accuracy is the mean class accuracy on 40 test videos a
-class, the range that of the runs (of 200 videos, one point is two). All from `configs/demo.yaml`: 3D ResNet-18, 8 frames
-of 64x64 pixels, fp32 on a CPU. Written by
+Runs that were made, not advice: every row says of how many. Accuracy is the mean class accuracy on 40 test videos
+a class, the range that of the runs (of 200 videos, one point is two). All from `configs/demo.yaml`: 3D ResNet-18, 8
+frames of 64x64 pixels, fp32 on a CPU. Written by
 
 ```sh
 python tools/make_demo_data.py demo --no-flow --size 72
