@@ -72,7 +72,7 @@ def test_reader_that_is_lost_ends_the_run_in_time_with_its_reason_and_the_run_go
     amount: Amount,
     ledger: Ledger,
 ) -> None:
-    times, rng, lost = amount(1, 20), random.Random(8), list[str]()
+    times, rng, lost = amount(1, 20 if number == signal.SIGKILL else 12), random.Random(8), list[str]()
     undisturbed, made, i = tmp_path / "undisturbed" / "results", 0, 0
     assert start(data, undisturbed, *HOW, PATIENT).wait() == 0, said(undisturbed)
     while made < times:
