@@ -199,9 +199,12 @@ def test_run_tool_of_a_task_without_gpus_runs_it() -> None:
 
 
 def loaded_by(program: str) -> list[str]:
-    """The heavy packages in sys.modules after a program, run by itself."""
-    tail = f"\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program + tail], capture_output=True, text=True, cwd=REPO, check=True)
+    """The heavy packages that a program, run by itself, loads; some of them load themselves when Python starts."""
+    head = "import sys\nof_python = set(sys.modules)\n"
+    tail = f"\nprint([name for name in {HEAVY} if name in set(sys.modules) - of_python])"
+    done = subprocess.run(
+        [sys.executable, "-c", head + program + tail], capture_output=True, text=True, cwd=REPO, check=True
+    )
     return eval(done.stdout.splitlines()[-1])
 
 
@@ -213,7 +216,7 @@ def answers(tmp_path: Path, *lines: str) -> dict[str, tuple[int, list[str]]]:
     """{line: (exit code, heavy packages loaded so far)} of tools that run one after the other in one process."""
     program = f"""
 import contextlib, io, json, os, runpy, sys
-found = {{}}
+found, of_python = {{}}, set(sys.modules)
 for line in {lines}:
     tool, *sys.argv[1:] = line.split()
     sys.argv[0] = f"{REPO}/tools/{{tool}}.py"
@@ -222,7 +225,7 @@ for line in {lines}:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
-        found[line] = end.code or 0, [name for name in {HEAVY} if name in sys.modules]
+        found[line] = end.code or 0, [name for name in {HEAVY} if name in set(sys.modules) - of_python]
     sys.path.pop(0)
 print(json.dumps(found))
 """

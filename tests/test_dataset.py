@@ -201,6 +201,12 @@ def test_evaluation_windows_of_all_take_every_frame(tmp_path, make_tree, input_t
     assert clips[..., 0, 0, 1].ravel().tolist() == list(range(12))
 
 
+def test_evaluation_windows_of_all_for_a_3d_model_of_fixed_length_are_clips_of_that_length(tmp_path, make_tree) -> None:
+    index = index_of(make_tree(tmp_path / "tree", {"a": 1}, num_frames=12), ["rgb"])
+    windows = EvaluationWindows(index.videos, contract({"rgb": 4}, "3d"), "all", fixed_length=True)
+    assert windows[0].clips["rgb"].shape == (3, 4, 8, 8, 3)
+
+
 def test_evaluation_windows_read_each_frame_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, open_image = [], Image.open
     monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_image(path))

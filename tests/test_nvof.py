@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import _imaging
 
 from action_recognition.errors import DataError
 from action_recognition.preprocess import nvof
@@ -475,7 +476,7 @@ def test_problem_of_a_driver_too_old(stub: Stub) -> None:
 
 
 def test_problem_of_a_library_that_is_another(stub: Stub) -> None:
-    other = np._core._multiarray_umath.__file__
+    other = _imaging.__file__
     problem = nvof_problem(libraries=Libraries((str(stub.path),), (other,)))
     assert problem == f"{other} has no function NvOFAPICreateInstanceCuda; NVOF needs a driver from 450.51 on"
 

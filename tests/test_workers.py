@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -99,6 +100,24 @@ def test_reader_that_stops_before_its_batch_was_fetched_is_no_deadlock(monkeypat
     told = r"^no data came for 0\.5 s \(.*The readers are at: videos/2\."
     with pytest.raises(DataError, match=told), reader_errors_told([watched], 0.5):
         list(in_time(loader, 0.5))
+
+
+def test_reader_that_dies_while_it_hands_out_a_batch_is_told_as_torch_tells_of_its_death() -> None:
+    def tell(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. ")
+
+    def lost() -> Iterator[int]:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        raise ConnectionResetError("Connection reset by peer")
+        yield 0
+
+    before = signal.signal(signal.SIGUSR1, tell)
+    with (
+        pytest.raises(DataError, match=r"^a process that reads data has ended \(Killed\)\. "),
+        reader_errors_told([], 60),
+    ):
+        list(in_time(lost(), 60))
+    signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

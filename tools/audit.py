@@ -4,6 +4,7 @@ Exit code 1 names each weakness with the version that mends it. Where the list c
 packages, as behind an index of one's own, a line says that nothing was looked up, and the exit code is 0.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -15,6 +16,7 @@ UNREACHABLE = re.compile(r"connect|timed? ?out|resolve|redirect|proxy|ssl|:\s*$"
 
 def main() -> str | None:
     """What is wrong, else None."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ran = subprocess.run([*COMMAND, "--format", "json", "--progress-spinner", "off"], capture_output=True, text=True)
     if not ran.stdout.strip():
         said = (ran.stderr.strip().splitlines() or [""])[-1]

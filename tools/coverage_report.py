@@ -4,9 +4,9 @@ Reads `coverage json`'s file, whose path is the one argument. A table of modules
 fast test runs, by file, each stretch with its first line of code.
 """
 
+import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -88,6 +88,13 @@ def as_item(stretch: Stretch) -> str:
     return f"- {where}{', GPU' if stretch.of_hardware else ''}: `{stretch.text}`"
 
 
-if __name__ == "__main__":
-    DOCUMENT.write_text(report(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), encoding="utf-8")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measured", type=Path, help="what `coverage json` wrote")
+    measured = json.loads(parser.parse_args().measured.read_text(encoding="utf-8"))
+    DOCUMENT.write_text(report(measured), encoding="utf-8")
     print(f"wrote {DOCUMENT}")
+
+
+if __name__ == "__main__":
+    main()

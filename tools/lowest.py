@@ -6,6 +6,7 @@ Reads the metadata of the installed package, so that bounds stand in setup.py al
 taken at their newest, and the extras that `all` leaves out. `make test-lowest` runs the fast tests on these versions.
 """
 
+import argparse
 import re
 from importlib.metadata import requires
 
@@ -30,5 +31,10 @@ def lowest(needs: list[str]) -> list[str]:
     return sorted(pins)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("\n".join(lowest(requires("action-recognition") or [])))
+
+
+if __name__ == "__main__":
+    main()

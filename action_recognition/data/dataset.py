@@ -88,7 +88,8 @@ class TrainingClips(Dataset[Sample]):
 class EvaluationWindows(Dataset[Sample]):
     """All windows of a video that `mode` (center, conv, all) asks for, in `num_views` views of each.
 
-    Each frame is read once a view.
+    Each frame is read once a view. In mode all a 3D model gets a video as one clip of all its frames, but with
+    `fixed_length` in clips of the model's length, as a 2D model does.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class EvaluationWindows(Dataset[Sample]):
         mode: str = "center",
         num_segments: int = 10,
         num_views: int = 1,
+        fixed_length: bool = False,
     ) -> None:
         self.videos, self.contract, self.mode, self.num_segments = videos, contract, mode, num_segments
-        self.num_views = num_views
+        self.num_views, self.fixed_length = num_views, fixed_length
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -121,7 +123,7 @@ class EvaluationWindows(Dataset[Sample]):
             rate=contract.sample_rate,
             mode=self.mode,
             num_segments=self.num_segments,
-            whole_clip=contract.is_3d,
+            whole_clip=contract.is_3d and not self.fixed_length,
         )
         size = (contract.width, contract.height)
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -26,6 +27,7 @@ _ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed
 _SIGNAL = re.compile(r"is killed by signal: (.*?)\.")
 _NO_SHARED_MEMORY = re.compile(r"Bus error|unable to \w+ shared memory", re.I)
 _ALARM_LATER_SEC = 1.0  # torch's own timeout comes first, where it does come
+_DEATH_SEC = 5.0  # from the loss of a process to the word of its death, which cuts this short
 Item = TypeVar("Item")
 
 
@@ -100,14 +102,24 @@ def in_time(loader: Iterable[Item], timeout_sec: float) -> Iterator[Item]:
     is stopped as a whole would be waited for without end.
     """
     end: Any = object()
-    with _alarm(timeout_sec):
+    with _death_awaited(), _alarm(timeout_sec):
         items = iter(loader)
     while True:
-        with _alarm(timeout_sec):
+        with _death_awaited(), _alarm(timeout_sec):
             item = next(items, end)
         if item is end:
             return
         yield item
+
+
+@contextmanager
+def _death_awaited() -> Iterator[None]:
+    """Where a reader is lost that was to hand out memory, torch's error, which says of what it died, is waited for."""
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        time.sleep(_DEATH_SEC)
+        raise
 
 
 @contextmanager

@@ -6,6 +6,7 @@ weights is not done here.
 
 from torch import Tensor, nn
 from torchvision.models import get_model_builder
+from torchvision.models.video import MViT
 
 
 class Mean(nn.Module):
@@ -13,6 +14,11 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3, 4), keepdim=True)
+
+
+def has_fixed_length(model: nn.Module) -> bool:
+    """Whether a network takes clips of one length only: MViT, whose positions are learnt for that length."""
+    return isinstance(model, MViT)
 
 
 def video_network(backbone: str, num_classes: int, dropout: float) -> nn.Module:

@@ -39,13 +39,14 @@ def thumbnail(frame: np.ndarray) -> str:
 
 
 def heated(frames: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Frames uint8 (T, H, W, 3), in grey, under `heat` (T or 1, H, W) in 0..1: uint8 (T, H, W, 3)."""
+    """Frames uint8 (T, H, W, 3), in grey, under `heat` (T or 1, H, W) in 0..1, 0 = no colour: uint8 (T, H, W, 3)."""
     grey = frames.astype(np.float32).mean(axis=-1, keepdims=True)
     place = np.clip(heat, 0, 1) * (len(_HEAT) - 1)
     lower = np.minimum(place.astype(int), len(_HEAT) - 2)
     share = (place - lower)[..., None]
     colour = (1 - share) * _HEAT[lower] + share * _HEAT[lower + 1]
-    return np.round(0.45 * grey + 0.55 * colour).astype(np.uint8)
+    cover = np.clip(1.6 * heat, 0, 0.72)[..., None]
+    return np.round((1 - cover) * grey + cover * colour).astype(np.uint8)
 
 
 def _uri(image: Image.Image) -> str:

@@ -40,6 +40,7 @@ from action_recognition.training.report import duration, what_limits
 
 MAX_MATRIX = 60  # classes
 _MAX_LENGTHS = 12  # of videos, drawn
+_MAX_PAIRS = 8
 _MANY = 14  # classes, from which on the heads of the matrix are turned
 
 
@@ -96,6 +97,8 @@ def _overview(evaluated: Evaluated) -> str:
     if results["windows"] > num_videos:
         facts.append(("clip accuracy", f"{results['clip_accuracy']:.1f} %", f"of {results['windows']} clips"))
     facts.append(("loss", f"{results['loss']:.3f}", "cross entropy"))
+    ece = calibration(evaluated.answer_scores, evaluated.right).ece
+    facts.append(("calibration error", _percent(ece), "how far scores are from chances"))
     facts.append(("videos", f"{num_videos}", f"{num_right} right, {num_videos - num_right} wrong"))
     if results["skipped"]:
         facts.append(("left out", f"{results['skipped']}", "videos that can't be read"))
@@ -118,8 +121,12 @@ def _in_short(evaluated: Evaluated) -> str:
         )
     if len(evaluated.scores):
         mean, share = float(evaluated.answer_scores.mean()), float(evaluated.right.mean())
-        word = "as sure as it may be" if abs(mean - share) < 0.02 else "too sure" if mean > share else "not sure enough"
-        said.append(f"The model is {word}: its answers score {_percent(mean)} and {_percent(share)} of them are right.")
+        word = (
+            "about as sure as it is right" if abs(mean - share) < 0.02 else "too sure" if mean > share else "too unsure"
+        )
+        said.append(
+            f"The model is {word}: its answers score {_percent(mean)} on average, and {_percent(share)} are right."
+        )
     return f'<ul class="summary">{"".join(f"<li>{text(line)}</li>" for line in said)}</ul>'
 
 
@@ -162,7 +169,8 @@ def _confusion(evaluated: Evaluated) -> str:
     box = f'<div class="box" tabindex="0" role="region" aria-label="Confusion matrix">{matrix}</div>'
     left_out = len(evaluated.scores) - MAX_LISTED
     cut = f'<p class="note">{left_out} videos that were easier than these are not listed.</p>' if left_out > 0 else ""
-    return f'<p class="lead">{lead}</p>{box}{_VIDEO_LIST}{cut}'
+    beside = f'<div class="beside">{box}{_pairs(confused_pairs(confusion), names)}</div>'
+    return f'<p class="lead">{lead}</p>{beside}{_VIDEO_LIST}{cut}'
 
 
 _VIDEO_LIST = """
@@ -174,6 +182,16 @@ _VIDEO_LIST = """
 </div>
 <ul class="videos" id="videos"></ul>
 <p class="more"><button type="button" class="button" id="more" hidden></button></p>"""
+
+
+def _pairs(pairs: Sequence[tuple[int, int, int]], names: Sequence[str]) -> str:
+    items = "".join(
+        f'<li><button type="button" data-truth="{t}" data-answer="{p}"><span>{text(names[t])}, taken for '
+        f"{text(names[p])}</span><b>{count}</b></button></li>"
+        for t, p, count in pairs[:_MAX_PAIRS]
+    )
+    title = "Most frequent mistakes" if len(pairs) > _MAX_PAIRS else "Mistakes by frequency"
+    return f'<div class="pairs"><h3>{title}</h3><ol>{items}</ol></div>' if items else ""
 
 
 def _matrix_row(confusion: np.ndarray, names: Sequence[str], label: int, shown: np.ndarray) -> str:
@@ -235,7 +253,8 @@ def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
         lead += "The model is an exported one, which has no gradients: there is no Grad-CAM."
     if not cards:
         return f'<p class="lead">{lead}</p>'
-    button = '<div class="tools"><button type="button" class="button" id="all-clips">Pause all</button></div>'
+    heat = '<span class="heat"><b>spoke little</b><i>much for the answer</i></span>' * has_gradients(evaluated.model)
+    button = f'<div class="tools"><button type="button" class="button" id="all-clips">Pause all</button>{heat}</div>'
     body = "".join(_card(evaluated, card, i) for i, card in enumerate(cards))
     return f'<p class="lead">{lead}</p>{button}<div class="cards">{body}</div>'
 
@@ -263,8 +282,8 @@ def _card(evaluated: Evaluated, card: Card, number: int) -> str:
 
 
 def _film(film: Film, aspect: float, answer: str) -> str:
-    what = "rgb" if film.modality == "rgb" else "optical flow"
-    plain = _strip(film.strip, film.num_frames, aspect, f"clip, {what}")
+    what = "" if film.modality == "rgb" else " (optical flow)"
+    plain = _strip(film.strip, film.num_frames, aspect, f"what the model saw{what}")
     if not film.heated:
         return f"{plain}<figure><figcaption>{text(film.note)}</figcaption></figure>"
     strongest = "".join(f'<i style="opacity:{share:.2f}"></i>' for share in film.times)
@@ -297,14 +316,12 @@ def _seen(evaluated: Evaluated, looks: Mapping[int, Look]) -> str:
     windows = {n: all_windows(evaluated, n) for n in lengths}
     shares = [len(np.unique(windows[n])) / n for n in lengths.elements()]
     most = max(map(len, windows.values()))
-    how = {"center": "the middle clip", "conv": "clips spread over the video", "all": "every frame"}[
-        evaluated.windows.mode
-    ]
+    mode, strategy = evaluated.windows.mode, evaluated.contract.sample_strategy
     lead = (
-        f"Evaluated in mode {evaluated.windows.mode}: {how}. On average the model saw "
-        f"{_percent(float(np.mean(shares)))} of a video's frames, at the least {_percent(min(shares))}. What happens "
-        "elsewhere can't be recognised. A bar is a video from its first frame to its last, a row in it a window, "
-        "and what is coloured was seen."
+        f"Evaluated in mode {mode}, with {strategy} frames. On average the model saw "
+        f"{_percent(float(np.mean(shares)))} of a video's frames, and never less than {_percent(min(shares))}. What "
+        "happens elsewhere can't be recognised. A bar is a video from its first frame to its last, a row in it a "
+        "window, and what is coloured was seen."
     )
     if most > MAX_WINDOWS:
         lead += f" Of up to {most} windows, {MAX_WINDOWS} are drawn."

@@ -10,7 +10,7 @@
     element.textContent = text;
     return element;
   };
-  const percent = share => `${(100 * share).toFixed(1)} %`;
+  const percent = share => `${(100 * share).toFixed(1)}\u00a0%`;
 
   // --- tables: a press on a head sorts by it ---
   const valueOf = cell => cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
@@ -32,7 +32,7 @@
   // --- which frames of a video the model saw: a row a window ---
   const seenFrames = numFrames => {
     const windows = data.windows[numFrames] || [];
-    const svg = document.getElementById("seen").content.firstElementChild.cloneNode(true);
+    const svg = document.getElementById("seen-frames").content.firstElementChild.cloneNode(true);
     const mark = svg.firstElementChild;
     mark.remove();
     const shown = windows.length === 1 ? "one window" : `${windows.length} windows`;
@@ -54,7 +54,7 @@
   if (list) {
     const truth = document.getElementById("truth"), answer = document.getElementById("answer");
     const count = document.getElementById("count"), more = document.getElementById("more");
-    const cells = find(".matrix button");
+    const cells = find("[data-truth]");
     const PAGE = 24;
     let chosen = [], numShown = 0;
 

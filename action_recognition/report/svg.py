@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 10, 40
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def stacked_bars(names: Sequence[str], columns: Sequence[Sequence[float]], title
 def histogram(counts: Sequence[int], kind: str, title: str, labels: tuple[str, str]) -> str:
     """Bars over 0..1; `kind` is the class of their colour."""
     highest = max(max(counts), 1)
-    height = 170
+    height = 180
     axes = Axes((0, 1), (0, highest), labels, height=height)
     bars = []
     for i, count in enumerate(counts):
@@ -135,14 +135,14 @@ def histogram(counts: Sequence[int], kind: str, title: str, labels: tuple[str, s
             f'<rect class="{kind}" x="{left + 0.5:.1f}" y="{top}" width="{right - left - 1:.1f}" '
             f'height="{axes.y(0) - top:.1f}"><title>{where}: {count}</title></rect>'
         )
-    ticks = [t for t in nice_ticks(0, highest, 3) if t == round(t)]
+    ticks = [t for t in nice_ticks(0, highest, 4) if t == round(t)]
     return figure(axes.frame((0, 0.25, 0.5, 0.75, 1), ticks, (True, False)) + "".join(bars), title, (), height)
 
 
 def reliability(
     counts: Sequence[int], scores: Sequence[float], accuracies: Sequence[float], title: str, labels: tuple[str, str]
 ) -> str:
-    """Accuracy by bin of the score beside the diagonal, where both are equal; the gap between them is hatched."""
+    """Accuracy by bin of the score beside the diagonal, where both are equal; their gap has its own colour."""
     axes = Axes((0, 1), (0, 1), labels, height=300)
     bars = []
     for i, (count, score, accuracy) in enumerate(zip(counts, scores, accuracies, strict=True)):
@@ -154,7 +154,7 @@ def reliability(
         across = f'x="{left:.1f}" width="{right - left:.1f}"'
         bars.append(
             f"<g><title>{text}</title>"
-            f'<rect class="s0" {across} y="{axes.y(accuracy)}" height="{axes.y(0) - axes.y(accuracy):.1f}"/>'
+            f'<rect class="s0" {across} y="{axes.y(low)}" height="{axes.y(0) - axes.y(low):.1f}"/>'
             f'<rect class="gap" {across} y="{axes.y(high)}" height="{axes.y(low) - axes.y(high):.1f}"/></g>'
         )
     diagonal = f'<line class="diagonal" x1="{axes.x(0)}" y1="{axes.y(0)}" x2="{axes.x(1)}" y2="{axes.y(1)}"/>'

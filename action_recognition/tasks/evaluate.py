@@ -15,6 +15,7 @@ from action_recognition.data.index import Index, class_names_of, index_classes
 from action_recognition.data.index_cache import with_memory
 from action_recognition.data.loader import usable_workers
 from action_recognition.files import write_text
+from action_recognition.models.video import has_fixed_length
 from action_recognition.report.evaluation import write_evaluation_report
 from action_recognition.report.plots import check_plots
 from action_recognition.report.videos import Evaluated
@@ -108,7 +109,13 @@ def _write_report(
     times: Times,
 ) -> None:
     section = spec.evaluate
-    windows = EvaluationWindows(index.videos, trained.contract, section.video_eval_mode, section.video_num_segments)
+    windows = EvaluationWindows(
+        index.videos,
+        trained.contract,
+        section.video_eval_mode,
+        section.video_num_segments,
+        fixed_length=has_fixed_length(trained.model),
+    )
     evaluated = Evaluated(
         results=results,
         scores=scores,

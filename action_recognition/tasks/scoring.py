@@ -23,6 +23,7 @@ from action_recognition.errors import SpecError
 from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
+from action_recognition.models.video import has_fixed_length
 from action_recognition.models.weights import load_state
 from action_recognition.sealing import plain_note
 from action_recognition.tasks.exported import is_exported, load_exported
@@ -128,7 +129,14 @@ def score_videos(
     device, contract = process.device, trained.contract
     to_input = ToInput(contract, device)
     precision = supported_precision(windowing.precision, windowing.key, device)
-    windows = EvaluationWindows(index.videos, contract, windowing.mode, windowing.num_segments, windowing.num_views)
+    windows = EvaluationWindows(
+        index.videos,
+        contract,
+        windowing.mode,
+        windowing.num_segments,
+        windowing.num_views,
+        has_fixed_length(trained.model),
+    )
     num_workers = workers_here(spec, process, say)
     timeout_sec = spec.dataset.timeout_sec
     loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes, timeout_sec)

@@ -59,7 +59,7 @@ def ended_within(process: Started, results: Path, seconds: float) -> bool:
     return in_time
 
 
-def test_rank_that_dies_ends_all_within_40_seconds_and_is_named(
+def test_rank_that_dies_ends_all_within_25_seconds_and_is_named(
     data: Path, tmp_path: Path, amount: Amount, ledger: Ledger
 ) -> None:
     times, lost = amount(1, 4), list[str]()
@@ -68,12 +68,17 @@ def test_rank_that_dies_ends_all_within_40_seconds_and_is_named(
         process = launch(data, results, *ENDLESS)
         wait_for_steps(process, results)
         os.kill(ranks_of(results)[rank], signal.SIGKILL)
-        if not ended_within(process, results, KILL_SEC + 10):
+        if not ended_within(process, results, 25):  # less than torchrun's grace: nobody had to be killed
             lost.append(f"run {i} did not end")
         if f"failed (exitcode: -9) local_rank: {rank}" not in said(results):
             lost.append(f"run {i} does not name rank {rank}: {said(results)[-1500:]}")
     print(lost)
-    ledger.close("a rank dies: all end in 40 s, it is named", times, len(lost), "NOT YET")
+    ledger.close(
+        "a rank dies: all end in 25 s, it is named",
+        times,
+        len(lost),
+        "SIGTERM stays caught while a process that lost another waits a minute for its turn to tell",
+    )
 
 
 def test_ranks_whose_launcher_was_killed_stop_saved_and_the_run_goes_on(
@@ -96,7 +101,9 @@ def test_ranks_whose_launcher_was_killed_stop_saved_and_the_run_goes_on(
             lost.append(f"run {i}: exit code {code}: {said(results)[-1500:]}")
         lost += [f"run {i}: {fault}" for fault in check_epochs(results, epochs)]
     print(lost)
-    ledger.close("torchrun is killed, its ranks are not", times, len(lost), "NOT YET")
+    ledger.close(
+        "torchrun is killed, its ranks are not", times, len(lost), "nobody looks whether the launcher is there"
+    )
 
 
 def test_rank_that_hangs_ends_all_in_time_and_is_named(
@@ -118,7 +125,9 @@ def test_rank_that_hangs_ends_all_in_time_and_is_named(
         if f"error: rank {rank} (" not in said(results) or told not in said(results):
             lost.append(f"run {i} does not name rank {rank}: {said(results)[-1500:]}")
     print(lost)
-    ledger.close("a rank hangs: all end in time, it is named", times, len(lost), "NOT YET")
+    ledger.close(
+        "a rank hangs: all end in time, it is named", times, len(lost), "train.timeout_sec is not handed on to torch"
+    )
 
 
 def test_rank_that_comes_late_ends_all_in_time_and_is_named(
@@ -133,7 +142,12 @@ def test_rank_that_comes_late_ends_all_in_time_and_is_named(
         if f"error: rank {rank} did not start within {TIMEOUT_SEC} s: all stop" not in said(results):
             lost.append(f"run {i} does not name rank {rank}: {said(results)[-1500:]}")
     print(lost)
-    ledger.close("a rank comes late: all end in time, it is named", times, len(lost), "NOT YET")
+    ledger.close(
+        "a rank comes late: all end in time, it is named",
+        times,
+        len(lost),
+        "processes leave no word that they are there",
+    )
 
 
 def test_torchrun_with_restarts_carries_on_from_the_newest_checkpoint(
@@ -180,11 +194,19 @@ def test_run_resumed_with_another_number_of_processes_goes_on_with_its_epoch_and
         epochs = len((results / "train" / "metrics.jsonl").read_text().splitlines()) + 1
         code = launch(data, results, f"train.num_epochs={epochs}", options=alone).wait()
         text = said(results).rpartition("torchrun started 1 processes here")[2]
+        stopped = re.search(r"error: stopped by SIGTERM at (epoch \d+), step (\d+): ", said(results))
+        if not stopped or (stopped[2] != "0" and f"since the checkpoint: {stopped[1]} starts over" not in text):
+            faults.append(f"run {i} does not start its epoch over: {text[-1500:]}")
         if code or "changed since the checkpoint: processes: 2 -> 1; a step has 1/2 of the clips" not in text:
             faults.append(f"run {i}: exit code {code}: {text[-1500:]}")
         faults += [f"run {i}: {fault}" for fault in check_epochs(results, epochs)]
     print(faults)
-    ledger.close("resumed with another number of processes", times, len(faults), "NOT YET")
+    ledger.close(
+        "resumed with another number of processes",
+        times,
+        len(faults),
+        "the step of the other number of processes is kept",
+    )
 
 
 def check_epochs(results: Path, num_epochs: int) -> list[str]:
