@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_onnx
 import torch
 from PIL import Image
 
@@ -15,8 +16,9 @@ from action_recognition.data.agreement import contract_of
 from action_recognition.data.dataset import EvaluationWindows
 from action_recognition.data.index import FrameFiles, Video, index_classes
 from action_recognition.data.loader import ToInput
-from action_recognition.deploy.recognizer import Recognizer
-from action_recognition.errors import CheckpointError
+from action_recognition.deploy import recognizer
+from action_recognition.deploy.recognizer import Recognizer, _softmax
+from action_recognition.errors import CheckpointError, DeployError
 from action_recognition.models import build_model
 from action_recognition.training.checkpoint import FORMAT, CheckpointManager
 
@@ -140,6 +142,32 @@ def test_recognizer_loops_a_video_of_one_frame() -> None:
     Recognizer(forward, CONTRACT)(np.full((1, 40, 40, 3), 255, np.uint8))
     assert forward.inputs[0].shape == (1, 9, 32, 32)
     assert len(np.unique(forward.inputs[0][0, :3])) == 1
+
+
+# --- any model file ---
+
+
+def test_checkpoint_is_opened_as_an_exported_model_is(checkpoint: Path) -> None:
+    frames = np.full((4, 40, 40, 3), 90, np.uint8)
+    with Recognizer.open(checkpoint) as recognize:
+        assert {name for name, _ in recognize(frames)} == set(CLASSES)
+
+
+def test_checkpoint_where_torch_is_not_installed_names_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recognizer, "find_spec", lambda name: None)
+    message = r"x\.pth: a checkpoint needs torch: pip install torch torchvision; or export it with tools/export\.py"
+    with pytest.raises(DeployError, match=message), Recognizer.open("x.pth"):
+        pass
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 2, 4])
+def test_exported_model_of_any_batch_answers_any_number_of_clips(tmp_path: Path, batch: int | str) -> None:
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install .[deploy]")
+    (tmp_path / "m.onnx").write_bytes(tiny_onnx.onnx_bytes(batch=batch))
+    clips = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 4, 3), np.uint8)
+    logits = tiny_onnx.expected({"input_rgb": (clips.transpose(0, 4, 1, 2, 3) / 127.5 - 1).astype(np.float32)})
+    with Recognizer.open(tmp_path / "m.onnx") as recognize:
+        np.testing.assert_allclose(recognize.classify({"rgb": clips}), _softmax(logits), atol=1e-5)
 
 
 # --- what is refused ---

@@ -196,6 +196,7 @@ def test_stream_that_is_lost_is_opened_again_and_counted(monkeypatch: pytest.Mon
     assert said == [
         f"{end}; attempt 1 of 3 to open it again in 0.001 s",
         "rtsp://x: can not be opened; attempt 2 of 3 to open it again in 0.001 s",
+        "rtsp://x: is back",
     ]
     assert dropped.connections == 1
 

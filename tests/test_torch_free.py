@@ -95,6 +95,12 @@ def test_the_inference_tool_runs_without_torch(model: Path, video: Path) -> None
     assert [line.split()[0] for line in lines] == ["0..1", "1..2", "2..3", "3..4"]
 
 
+def test_live_recognition_runs_without_torch(model: Path, video: Path, tmp_path: Path) -> None:
+    code = 'tool("live", sys.argv[1], sys.argv[2], "--unknown", "0.01", "--events", sys.argv[3])'
+    assert without_torch(code, model, video, tmp_path / "events.jsonl") != ""
+    assert (tmp_path / "events.jsonl").read_text() != ""
+
+
 def test_folders_for_triton_and_deepstream_are_made_and_checked_without_torch(tmp_path: Path) -> None:
     code = """
 tool("bundle", "triton", "--cpu", sys.argv[1], sys.argv[2] + "/triton")

@@ -158,7 +158,7 @@ class Session:
 
     def _lost(self) -> str:
         dropped = f", {self.dropped.frames:,} dropped" if self.dropped.frames else ""
-        return dropped + (f", connection lost {self.dropped.connections:,} times" if self.dropped.connections else "")
+        return dropped + (f", connections lost: {self.dropped.connections:,}" if self.dropped.connections else "")
 
 
 def line(time_sec: float, mark: Mark) -> str:

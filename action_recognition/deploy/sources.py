@@ -219,6 +219,8 @@ def _connected(source: int | str, live: Live, dropped: Dropped, is_over: threadi
             for frame in _live(source):
                 now = time.monotonic()
                 start = start if number else now
+                if num_failed:
+                    live.tell(f"{without_password(str(source))}: is back")
                 yield replace(frame, time_sec=now - start, number=number, came_sec=now, connection=dropped.connections)
                 number, num_failed = number + 1, 0
             return
