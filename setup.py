@@ -32,6 +32,7 @@ EXTRAS = {
     ],
     "report": ["matplotlib>=3.8", "tensorboard>=2.16.2"],  # plots; curves, of which 2.16.0 brings TensorFlow
 }
+EXTRAS["wandb"] = ["wandb>=0.19"]  # figures of each epoch to Weights & Biases
 EXTRAS["trt"] = ["tensorrt>=10.14", "cuda-python>=13"]  # builds and runs TensorRT engines on NVIDIA GPUs
 EXTRAS["crypto"] = ["cryptography>=42"]  # encrypted checkpoints and exports
 # Int8 exports. Not part of `all`: it brings its own, older onnx and another build of onnxruntime (900 MB in all), so

@@ -13,7 +13,6 @@ from action_recognition.training.report import (
     ProgressBar,
     StatusFile,
     Stopwatch,
-    TensorBoard,
     duration,
     finite_or_none,
     what_limits,
@@ -97,22 +96,6 @@ def test_progress_bar_on_a_terminal_shows_the_figures(
     assert "epoch 1/2" in shown
     assert "5/10" in shown
     assert "loss=0.5123" in shown
-
-
-def test_tensorboard_not_enabled_writes_nothing(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path / "events", enabled=False)
-    board.write({"epoch": 0, "train_loss": 1.0})
-    board.close()
-    assert not (tmp_path / "events").exists()
-
-
-@pytest.mark.slow
-def test_tensorboard_of_one_epoch_writes_an_event_file(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    board = TensorBoard(tmp_path)
-    board.write({"epoch": 0, "train_loss": 1.0})
-    board.close()
-    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["events"]
 
 
 @pytest.mark.parametrize(

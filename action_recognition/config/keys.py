@@ -255,6 +255,7 @@ class TrainSpec:
     )
     compile: bool = key(False, "Compile the network with torch.compile; the first steps take minutes")
     report: bool = key(False, "Write the curves to <results_dir>/train/report.html after each epoch, and as PNG")
+    wandb_project: str | None = key(None, "Weights & Biases project that gets each epoch's figures too")
     profile: bool = key(False, "Write a timeline of steps 6 to 10 to <results_dir>/train/trace.json")
     timeout_sec: float = key(
         1800, "Seconds that processes wait for one another before the run ends", in_range(1, 604800)

@@ -59,6 +59,7 @@ from action_recognition.tasks.setting import (
 from action_recognition.training import checkpoint as files
 from action_recognition.training.compiling import compile_errors_told, compiled
 from action_recognition.training.distributed import Process, connected, from_first, gather, parallel, share_buffers
+from action_recognition.training.loggers import open_loggers
 from action_recognition.training.loop import Run, State, Tally, evaluate, fit
 from action_recognition.training.memory import LARGEST_BATCH, bytes_per_clip, fitting_batch_size, free_memory
 from action_recognition.training.metrics import confusion_matrix, mean_class_accuracy, total_accuracy
@@ -84,7 +85,6 @@ from action_recognition.training.report import (
     ProgressBar,
     StatusFile,
     Stopwatch,
-    TensorBoard,
     duration,
     what_limits,
     write_metrics,
@@ -306,7 +306,8 @@ class Trainer:
         finally:
             self.trace.close()
             self.bar.close()
-            self.board.close()
+            for logger in self.loggers:
+                logger.close()
         self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
         best = self.folder / files.BEST
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
@@ -372,7 +373,8 @@ class Trainer:
         self.watch, self.epoch_watch = Stopwatch(), Stopwatch(done.data_sec + done.compute_sec)
         self._is_compiling, self._computed_before = self.spec.train.compile, done.compute_sec
         self.bar = self._new_bar()
-        self.board = TensorBoard(self.folder, self.process.is_first)
+        project, settings = self.spec.train.wandb_project, to_plain(self.spec)
+        self.loggers = open_loggers(self.folder, project, settings) if self.process.is_first else []
         trace = "trace.json" if self.process.num_processes == 1 else f"trace_rank{self.process.rank}.json"
         self.trace = Trace(self.folder / trace, self.say, self.spec.train.profile)
         self._reported_problems = 0
@@ -421,7 +423,8 @@ class Trainer:
         self.say(self._epoch_line(row, is_best))
         self._write_figures()
         self.status.write("RUNNING", f"epoch {epoch} finished", _figures(row))
-        self.board.write(row)
+        for logger in self.loggers:
+            logger.write(row)
         self.epoch_watch, self.bar = Stopwatch(), self._new_bar()
 
     def _write_figures(self) -> None:

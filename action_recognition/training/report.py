@@ -1,4 +1,4 @@
-"""What a run writes down besides weights: status.json, metrics.jsonl, TensorBoard events, a progress bar.
+"""What a run writes down besides weights: status.json, metrics.jsonl, a progress bar.
 
 status.json is TAO's: one JSON object a line. metrics.jsonl holds each finished epoch once, also after a resume.
 """
@@ -57,31 +57,6 @@ def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """NaN and infinity are no JSON: null in their place."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
-class TensorBoard:
-    """Scalars by epoch in `folder`, where the tensorboard package is installed; else nothing."""
-
-    def __init__(self, folder: Path, enabled: bool = True) -> None:
-        self._writer: Any = None
-        if enabled:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return
-            self._writer = SummaryWriter(str(folder))
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """The numbers of one epoch."""
-        if self._writer:
-            for name, value in row.items():
-                if name != "epoch":
-                    self._writer.add_scalar(name, value, row["epoch"])
-            self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
 
 
 class ProgressBar:
