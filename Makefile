@@ -73,7 +73,8 @@ $(VENV)/.all: $(VENV)/.core
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[all]"
 	touch $@
 
-# The first install is for the package's metadata, which says the bounds.
+# The first install is for the package's metadata, which says the bounds. With Python 3.11 or 3.12: the lowest numpy has
+# no wheel for a newer one.
 $(LOWEST_VENV)/.all: setup.py
 	test -d $(LOWEST_VENV) || $(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
