@@ -146,6 +146,17 @@ def test_seconds_end_the_run(model: Path, tmp_path: Path, capsys: pytest.Capture
     assert "\n5 frames of 0.4 s, 4 looks, 1 events\n" in capsys.readouterr().err
 
 
+def test_event_is_in_the_file_as_soon_as_it_is_told(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "e.jsonl") as log:
+        log.write({"label": "größer"})
+        assert (tmp_path / "e.jsonl").read_text(encoding="utf-8") == '{"label": "größer"}\n'
+
+
+def test_event_file_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"absent/e\.jsonl: can't be written: No such file"):
+        EventLog(tmp_path / "absent/e.jsonl")
+
+
 # --- each person for itself ---
 
 
@@ -312,6 +323,23 @@ def test_latency_is_median_95_percent_and_longest() -> None:
 
 
 # --- the end ---
+
+
+def test_session_is_interrupted_after_the_frame_at_hand_and_at_once_when_asked_twice() -> None:
+    session: Session
+
+    class Interrupting(SlowModel):
+        def __call__(self, inputs: list[np.ndarray]) -> np.ndarray:
+            if self.num_calls == 2:
+                session.interrupt(KeyboardInterrupt())
+            return super().__call__(inputs)
+
+    session = session_of(Dropped(), Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        session.run(camera(20, 0))
+    assert (session.latency.num, session.num_frames, session.num_events) == (3, 4, 1)
+    with pytest.raises(KeyboardInterrupt):
+        session.interrupt(KeyboardInterrupt())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
