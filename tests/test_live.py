@@ -111,7 +111,7 @@ def test_a_line_tells_each_change_of_label_and_the_end_what_it_took(
     assert [(sec, label) for sec, _, label, _ in lines] == [
         ("0.1", "red"), ("0.4", "unknown"), ("0.5", "green"), ("0.9", "unknown"),
     ]  # fmt: skip
-    assert err.splitlines()[1] == "12 frames of 1.1 s, 11 looks, 2 events"
+    assert err.splitlines()[1] == "12 frames of 1.1 s; looked at 11 times, events: 2"
     assert err.splitlines()[2].startswith("frame to label: median ")
 
 
@@ -143,7 +143,7 @@ def test_video_shorter_than_a_window_is_looped_to_one(
 def test_seconds_end_the_run(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = write_video(tmp_path / "v.mp4", [picture(RED)] * 12)
     assert run(model, video, "--seconds", 0.5) == 0
-    assert "\n5 frames of 0.4 s, 4 looks, 1 events\n" in capsys.readouterr().err
+    assert "\n5 frames of 0.4 s; looked at 4 times, events: 1\n" in capsys.readouterr().err
 
 
 def test_event_is_in_the_file_as_soon_as_it_is_told(tmp_path: Path) -> None:

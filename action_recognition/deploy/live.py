@@ -170,8 +170,8 @@ class Session:
         """What the run was, in a line or two."""
         length = self._last.time_sec if self._last else 0.0
         return (
-            f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}, {self.latency.num:,} looks, "
-            f"{self.num_events:,} events\nframe to label: {self.latency}"
+            f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}; looked at {self.latency.num:,} times, "
+            f"events: {self.num_events:,}\nframe to label: {self.latency}"
         )
 
     def _lost(self) -> str:
