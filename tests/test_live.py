@@ -111,7 +111,7 @@ def test_a_line_tells_each_change_of_label_and_the_end_what_it_took(
     assert [(sec, label) for sec, _, label, _ in lines] == [
         ("0.1", "red"), ("0.4", "unknown"), ("0.5", "green"), ("0.9", "unknown"),
     ]  # fmt: skip
-    assert err.splitlines()[1] == "12 frames of 1.1 s, 11 looks, 2 events"
+    assert err.splitlines()[1] == "12 frames of 1.1 s; looked at 11 times, events: 2"
     assert err.splitlines()[2].startswith("frame to label: median ")
 
 
@@ -143,7 +143,18 @@ def test_video_shorter_than_a_window_is_looped_to_one(
 def test_seconds_end_the_run(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = write_video(tmp_path / "v.mp4", [picture(RED)] * 12)
     assert run(model, video, "--seconds", 0.5) == 0
-    assert "\n5 frames of 0.4 s, 4 looks, 1 events\n" in capsys.readouterr().err
+    assert "\n5 frames of 0.4 s; looked at 4 times, events: 1\n" in capsys.readouterr().err
+
+
+def test_event_is_in_the_file_as_soon_as_it_is_told(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "e.jsonl") as log:
+        log.write({"label": "größer"})
+        assert (tmp_path / "e.jsonl").read_text(encoding="utf-8") == '{"label": "größer"}\n'
+
+
+def test_event_file_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"absent/e\.jsonl: can't be written: No such file"):
+        EventLog(tmp_path / "absent/e.jsonl")
 
 
 # --- each person for itself ---
@@ -312,6 +323,23 @@ def test_latency_is_median_95_percent_and_longest() -> None:
 
 
 # --- the end ---
+
+
+def test_session_is_interrupted_after_the_frame_at_hand_and_at_once_when_asked_twice() -> None:
+    session: Session
+
+    class Interrupting(SlowModel):
+        def __call__(self, inputs: list[np.ndarray]) -> np.ndarray:
+            if self.num_calls == 2:
+                session.interrupt(KeyboardInterrupt())
+            return super().__call__(inputs)
+
+    session = session_of(Dropped(), Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        session.run(camera(20, 0))
+    assert (session.latency.num, session.num_frames, session.num_events) == (3, 4, 1)
+    with pytest.raises(KeyboardInterrupt):
+        session.interrupt(KeyboardInterrupt())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

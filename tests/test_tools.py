@@ -54,8 +54,8 @@ def test_train_tool_with_two_mistakes_in_the_spec_lists_both_and_exits_with_2(da
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"error: {spec}: 2 problems\n"
-        "  line 3: model.backbone: 'resnet19' is not one of resnet18, resnet34, resnet50, resnet101, resnet152, i3d "
-        "(did you mean resnet18?)\n"
+        "  line 3: model.backbone: 'resnet19' is not one of resnet18, resnet34, resnet50, resnet101, resnet152, i3d, "
+        "r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, swin3d_t (did you mean resnet18?)\n"
         "  line 9: train.optim.lr: must be > 0, got -0.01\n"
     )
     assert not (tmp_path / "results").exists()

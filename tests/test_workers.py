@@ -1,5 +1,6 @@
 """Readers that die, hang or lack memory: what is said of it, and that nothing waits for ever."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -100,6 +101,15 @@ def test_reader_that_stops_before_its_batch_was_fetched_is_no_deadlock(monkeypat
     told = r"^no data came for 0\.5 s \(.*The readers are at: videos/2\."
     with pytest.raises(DataError, match=told), reader_errors_told([watched], 0.5):
         list(in_time(loader, 0.5))
+
+
+def test_shared_memory_too_small_for_readers_to_start_is_told_as_that() -> None:
+    class Loader:
+        def __iter__(self) -> Iterator[int]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match=r"^the readers' shared memory is full: /dev/shm has "):
+        list(in_time(Loader(), 60))
 
 
 def test_reader_that_dies_while_it_hands_out_a_batch_is_told_as_torch_tells_of_its_death() -> None:

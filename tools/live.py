@@ -146,6 +146,7 @@ def run(options: argparse.Namespace) -> None:
             session.page = Page(title, recognize.contract.class_names, options.host, options.page)
             stack.enter_context(session.page)
             note(f"page: {session.page.address}")
+        end_by_signals(session, stack)
         note(introduction(follow, recognize.contract, options))
         try:
             session.run(source, options.seconds)
@@ -174,14 +175,20 @@ def conclude(session: Session, options: argparse.Namespace) -> None:
                  f"which gave {session.num_frames}")  # fmt: skip
 
 
-def stop(number: int, frame: object) -> None:
-    raise Interrupted("terminated", number)
+def end_by_signals(session: Session, stack: ExitStack) -> None:
+    """Ctrl-C, unless the shell keeps it from us, and SIGTERM end the session in good order."""
+
+    def end(number: int, place: object) -> None:
+        session.interrupt(Interrupted("interrupted", number))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            stack.callback(signal.signal, number, signal.signal(number, end))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 2 for options that contradict the model, 1 for the source and the model."""
     options = parse_args(argv)
-    before = signal.signal(signal.SIGTERM, stop)
     try:
         run(options)
     except SpecError as error:
@@ -192,8 +199,6 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -3,6 +3,7 @@
 In: the dataset of a DataLoader. Out: the same samples, and DataErrors that name the video in place of torch's errors.
 """
 
+import errno
 import multiprocessing
 import os
 import re
@@ -49,8 +50,9 @@ class Watched(Dataset[Sample]):
         self.pids = torch.zeros(num_workers, dtype=torch.int64)
         self.at = torch.full((num_workers,), -1)
         if num_workers:
-            self.pids.share_memory_()
-            self.at.share_memory_()
+            with _lack_of_memory_told():
+                self.pids.share_memory_()
+                self.at.share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -102,7 +104,7 @@ def in_time(loader: Iterable[Item], timeout_sec: float) -> Iterator[Item]:
     is stopped as a whole would be waited for without end.
     """
     end: Any = object()
-    with _death_awaited(), _alarm(timeout_sec):
+    with _lack_of_memory_told(), _death_awaited(), _alarm(timeout_sec):
         items = iter(loader)
     while True:
         with _death_awaited(), _alarm(timeout_sec):
@@ -110,6 +112,17 @@ def in_time(loader: Iterable[Item], timeout_sec: float) -> Iterator[Item]:
         if item is end:
             return
         yield item
+
+
+@contextmanager
+def _lack_of_memory_told() -> Iterator[None]:
+    """Locks and queues lie in shared memory, too: DataError where there is no room for what readers need to start."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", 0) != errno.ENOSPC and not _NO_SHARED_MEMORY.search(str(error)):
+            raise
+        raise DataError(_shared_memory_is_full()) from error
 
 
 @contextmanager
@@ -150,7 +163,7 @@ def _told(error: BaseException | None, watched: Sequence[Watched], timeout_sec: 
     if "DataLoader" not in text:
         return ""
     if _NO_SHARED_MEMORY.search(text):
-        return f"the readers' shared memory is full: {_shared_memory()}"
+        return _shared_memory_is_full()
     if ended := _ENDED.search(text):
         pids, by = [int(pid) for pid in ended[1].split(",")], _SIGNAL.search(text)
         videos = _some([path for w in watched for path in w.reading(pids)])
@@ -166,6 +179,10 @@ def _told(error: BaseException | None, watched: Sequence[Watched], timeout_sec: 
             f"Look at the disk and at these videos, or allow more time. {_shared_memory()}"
         )
     return ""
+
+
+def _shared_memory_is_full() -> str:
+    return f"the readers' shared memory is full: {_shared_memory()}"
 
 
 def _shared_memory() -> str:

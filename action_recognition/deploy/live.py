@@ -88,6 +88,8 @@ class Session:
     num_frames: int = 0
     num_boxed: int = 0
     num_events: int = 0
+    _is_waiting: bool = False
+    _interrupted: KeyboardInterrupt | None = None
     _last: Frame | None = None
     _began_at: float | None = None
     _facts: Mapping[str, Any] = field(default_factory=dict)
@@ -96,12 +98,28 @@ class Session:
     def run(self, frames: Iterator[Frame], seconds: float = math.inf) -> None:
         """Take all frames of the first `seconds` of the source. However it ends, events that go on are told."""
         try:
-            for frame in frames:
-                if frame.time_sec >= seconds:
-                    break
+            while (frame := self._next(frames)) is not None and frame.time_sec < seconds:
                 self._take(frame)
+                if self._interrupted:
+                    raise self._interrupted
         finally:
             self._tell(self.follow.close())
+
+    def interrupt(self, error: KeyboardInterrupt) -> None:
+        """For signal handlers: end the run by `error` while it waits for a frame, else when it is done with this one.
+
+        Asked twice, it ends where it is.
+        """
+        if self._is_waiting or self._interrupted:
+            raise error
+        self._interrupted = error
+
+    def _next(self, frames: Iterator[Frame]) -> Frame | None:
+        self._is_waiting = True
+        try:
+            return next(frames, None)
+        finally:
+            self._is_waiting = False
 
     def _take(self, frame: Frame) -> None:
         came_sec = time.monotonic() if frame.came_sec is None else frame.came_sec
@@ -152,8 +170,8 @@ class Session:
         """What the run was, in a line or two."""
         length = self._last.time_sec if self._last else 0.0
         return (
-            f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}, {self.latency.num:,} looks, "
-            f"{self.num_events:,} events\nframe to label: {self.latency}"
+            f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}; looked at {self.latency.num:,} times, "
+            f"events: {self.num_events:,}\nframe to label: {self.latency}"
         )
 
     def _lost(self) -> str:

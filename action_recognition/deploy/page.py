@@ -229,7 +229,8 @@ body { margin: 0 auto; max-width: 72rem; padding: 0 1rem 2rem; font: 16px/1.4 sy
 h1 { font-size: 1.1rem; margin: 1rem 0 0; overflow-wrap: anywhere; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 #now { margin: .2rem 0 1rem; opacity: .75; font-variant-numeric: tabular-nums; }
 main { display: grid; gap: 1rem 2rem; grid-template-columns: minmax(0, 2fr) minmax(14rem, 1fr); align-items: start; }
-#picture { width: 100%; min-height: 6rem; max-height: 80vh; object-fit: contain; background: #000; border-radius: .4rem; grid-row: span 2; }
+#picture { width: 100%; min-height: 6rem; max-height: 80vh; object-fit: contain; grid-row: span 2; }
+#picture { background: #000; border-radius: .4rem; }
 .track + .track { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .8rem; }
 .label { font-size: 1.3rem; font-weight: 600; overflow-wrap: anywhere; } .unknown { opacity: .6; }
 .score { display: grid; grid-template-columns: 1fr 6rem 3rem; gap: .5rem; align-items: center; }

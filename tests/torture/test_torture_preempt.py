@@ -92,7 +92,7 @@ def test_second_ctrl_c_leaves_at_once_with_whole_checkpoints(
 def test_signal_to_one_process_or_to_torchrun_stops_both_at_the_same_step(
     data: Path, tmp_path: Path, amount: Amount, ledger: Ledger
 ) -> None:
-    times, how = amount(2, 6), ("train.num_epochs=6", *BY_EPOCH)
+    times, how = amount(2, 6), ("train.num_epochs=6", "train.timeout_sec=60", *BY_EPOCH)
     undisturbed, results, lost = tmp_path / "undisturbed" / "results", tmp_path / "told" / "results", list[str]()
     assert launch(data, undisturbed, *how).wait() == 0, said(undisturbed)
     made = 0

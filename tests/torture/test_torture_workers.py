@@ -16,6 +16,7 @@ from tiny import MakeTree
 
 HOW = ("train.num_epochs=3", "train.optim.lr=0.05", "dataset.workers=2")
 PATIENT, HASTY = "dataset.timeout_sec=60", "dataset.timeout_sec=3"
+LARGE = ("dataset.output_shape=[64, 64]", "dataset.augmentation_config.crop_smaller_edge=66")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,11 +98,11 @@ def test_shared_memory_that_is_used_up_ends_the_run_in_time_with_its_reason_and_
     """In a mount namespace of its own, with a /dev/shm of a few pages."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace of its own (unshare -m), which this user may not make")
-    times, lost, how = amount(1, 4), list[str](), (*HOW, PATIENT, "dataset.output_shape=[64, 64]")
+    times, lost, how = amount(1, 4), list[str](), (*HOW, PATIENT, *LARGE)
     undisturbed = tmp_path / "undisturbed" / "results"
     assert start(data, undisturbed, *how).wait() == 0, said(undisturbed)
     for i in range(times):
-        results, size = tmp_path / f"run{i}" / "results", 32 * (i + 1)
+        results, size = tmp_path / f"run{i}" / "results", 8 * (2 * i + 3)
         run = [sys.executable, tiny_run.__file__, str(data), str(results), *how]
         command = [
             "unshare",
@@ -118,4 +119,4 @@ def test_shared_memory_that_is_used_up_ends_the_run_in_time_with_its_reason_and_
         start(data, results, *how).wait()
         lost += [f"run {i}: {fault}" for fault in check_equal(results, undisturbed, 3)]
     print(lost)
-    ledger.close("/dev/shm used up", times, len(lost), "the reader's bus error is told as its death")
+    ledger.close("/dev/shm used up", times, len(lost), "what failed in shared memory is told as it comes from torch")
