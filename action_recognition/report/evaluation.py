@@ -75,8 +75,16 @@ def evaluation_page(evaluated: Evaluated) -> str:
         "thumbnails": [look.thumbnail for look in looks.values() if look.thumbnail],
         "windows": {n: [runs(ids) for ids in windows_of(evaluated, n)] for n in sorted(lengths)},
     }
-    subtitle = f"{text(evaluated.results['checkpoint'])} on {text(evaluated.root)}"
+    subtitle = (
+        f"{text(evaluated.results['checkpoint'])} on {text(evaluated.root)}<br>{text(_model_in_short(evaluated))}"
+    )
     return page("Evaluation report", subtitle, sections, data)
+
+
+def _model_in_short(evaluated: Evaluated) -> str:
+    contract = evaluated.contract
+    lengths = " + ".join(f"{length} {modality}" for modality, length in contract.lengths.items())
+    return f"{contract.input_type} model of {lengths} frames of {contract.width}x{contract.height}"
 
 
 # --- sections ---
@@ -216,9 +224,9 @@ def _scores(evaluated: Evaluated) -> str:
     right, wrong = score_histograms(evaluated.answer_scores, evaluated.right)
     lead = (
         "Can a score be taken for a chance? Bars show how often answers of a score were right. On the dashed line they "
-        "would be right as often as they say; the shaded part is what is missing or too much. The expected calibration "
-        f"error is {_percent(found.ece)}, in {len(found.counts)} bins (Guo et al., On Calibration of Modern Neural "
-        "Networks, 2017)."
+        "would be right as often as they say; the shaded part is what is missing or too much. At the foot is the "
+        f"number of videos: few of them say little. The expected calibration error is {_percent(found.ece)} "
+        f"in {len(found.counts)} bins (Guo et al., On Calibration of Modern Neural Networks, 2017)."
     )
     diagram = svg.reliability(
         found.counts.tolist(),
@@ -316,9 +324,10 @@ def _seen(evaluated: Evaluated, looks: Mapping[int, Look]) -> str:
     windows = {n: all_windows(evaluated, n) for n in lengths}
     shares = [len(np.unique(windows[n])) / n for n in lengths.elements()]
     most = max(map(len, windows.values()))
+    views = f", each in {evaluated.windows.num_views} crops" if evaluated.windows.num_views > 1 else ""
     mode, strategy = evaluated.windows.mode, evaluated.contract.sample_strategy
     lead = (
-        f"Evaluated in mode {mode}, with {strategy} frames. On average the model saw "
+        f"Evaluated in mode {mode}, with {strategy} frames{views}. On average the model saw "
         f"{_percent(float(np.mean(shares)))} of a video's frames, and never less than {_percent(min(shares))}. What "
         "happens elsewhere can't be recognised. A bar is a video from its first frame to its last, a row in it a "
         "window, and what is coloured was seen."
