@@ -254,14 +254,15 @@ def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
     lead += ". Each clip is the window that scored highest for the answer, as the model saw it. "
     if has_gradients(evaluated.model):
         lead += (
-            "Beside it Grad-CAM (Selvaraju et al., 2017): the lighter a place, the more it spoke for the answer. "
+            "Beside it Grad-CAM (Selvaraju et al., 2017): what stays grey did not speak for the answer, "
+            "what is yellow most. "
             f"{_WHEN if evaluated.contract.is_3d else 'A 2D network has one map for the whole clip.'}"
         )
     else:
         lead += "The model is an exported one, which has no gradients: there is no Grad-CAM."
     if not cards:
         return f'<p class="lead">{lead}</p>'
-    heat = '<span class="heat"><b>spoke little</b><i>much for the answer</i></span>' * has_gradients(evaluated.model)
+    heat = '<span class="heat"><b>spoke little</b><i>much</i></span>' * has_gradients(evaluated.model)
     button = f'<div class="tools"><button type="button" class="button" id="all-clips">Pause all</button>{heat}</div>'
     body = "".join(_card(evaluated, card, i) for i, card in enumerate(cards))
     return f'<p class="lead">{lead}</p>{button}<div class="cards">{body}</div>'
