@@ -251,7 +251,8 @@ def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
         lead = "There are no mistakes; these right answers were the least sure"
     elif len(cards) > shown:
         lead += f", then the {len(cards) - shown} right answers that were the least sure"
-    lead += ". Each clip is the window that scored highest for the answer, as the model saw it. "
+    lead += ". Each clip is the window that scored highest for the answer, cropped and resized as "
+    lead += "the model saw it, then brought back to the proportions of the video. "
     if has_gradients(evaluated.model):
         lead += (
             "Beside it Grad-CAM (Selvaraju et al., 2017): what stays grey did not speak for the answer, "
@@ -353,12 +354,10 @@ def _time(evaluated: Evaluated) -> str:
     data, compute = evaluated.times.data_sec, evaluated.times.compute_sec
     total = max(data + compute, 1e-9)
     said = what_limits(data, compute, evaluated.num_workers)
-    each = (
-        f"{len(evaluated.scores) / total:.1f} videos a second"
-        if evaluated.num_processes == 1
-        else "in the first process"
-    )
-    lead = f"{duration(total)} of scoring, {each}: {said}, with {evaluated.num_workers} workers on {evaluated.device}."
+    where = f" in the first of {evaluated.num_processes} processes" if evaluated.num_processes > 1 else ""
+    pace = f"{total / max(len(evaluated.scores), 1) * evaluated.num_processes:.2g} s a video"
+    how = f"{evaluated.num_workers} workers on {evaluated.device}"
+    lead = f"{duration(total)} of scoring{where}, {pace}: {said}, with {how}."
     parts = "".join(f'<i style="width:{100 * seconds / total:.1f}%"></i>' for seconds in (data, compute))
     share = f'<div class="share">{parts}</div>'
     legend = (
