@@ -244,6 +244,9 @@ class TrackRecognizer:
             track.box = box
         elif not track.frames:  # it has never been inside the picture
             return
+        sizes = {m: frame.images[m].shape[1::-1] for m in contract.modalities}
+        if track.box and len(set(sizes.values())) > 1:
+            raise DataError(f"frame {frame.number}: boxes are for images of one size, got {sizes}")
         left, top, right, bottom = crop or self._crop(track.box, (width, height)) or (0, 0, width, height)
         fitted = {m: fit_clip(frame.images[m][None, top:bottom, left:right], contract)[0] for m in contract.modalities}
         track.frames.append((frame.time_sec, frame.number, fitted))
