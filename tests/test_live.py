@@ -474,6 +474,8 @@ def test_page_on_a_port_that_is_taken_says_so() -> None:
         (["--smoothing", "0"], "--smoothing: must be above 0 and at most 1, got 0"),
         (["--seconds", "x"], "--seconds: must be a number above 0, got x"),
         (["--margin", "-1"], "--margin: must be a number"),
+        (["--host", "0.0.0.0"], "--host: is for --page, which is not given"),
+        (["--overwrite"], "--overwrite: is for --video, which is not given"),
         (["--max-latency", "0"], "--max-latency: must be a number above 0, got 0"),
     ],
 )

@@ -72,7 +72,8 @@ def test_tracks_of_csv_count_frames_from_zero_and_have_corners_in_columns_of_any
 
 
 def test_boxes_of_confidence_zero_in_motchallenge_are_left_out(tmp_path: Path) -> None:
-    assert read_tracks(write(tmp_path / "t.txt", "1,7,1,2,3,4,0\n2,7,1,2,3,4,1\n3,7,1,2,3,4,-1\n")).keys() == {1, 2}
+    path = write(tmp_path / "t.txt", "1,7,1,2,3,4,0\n2,7,1,2,3,4,1\n3,7,1,2,3,4,-1\n4,7,1,2,3,4,\n5,7,1,2,3,4,0.0\n")
+    assert read_tracks(path).keys() == {1, 2, 3}
 
 
 @pytest.mark.parametrize(

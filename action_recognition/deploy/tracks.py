@@ -76,7 +76,8 @@ def _lines(rows: Iterable[list[str]], path: str | Path) -> Iterator[tuple[int, i
         frame, track, *corners = _numbers(cells, columns, where)
         left, top, right, bottom = corners
         if is_mot:
-            if len(cells) > _MOT_CONFIDENCE and cells[_MOT_CONFIDENCE].strip("0.") == "":
+            confidence = cells[_MOT_CONFIDENCE : _MOT_CONFIDENCE + 1]
+            if confidence not in ([], [""]) and _number(confidence[0], "conf", None, where) == 0:
                 continue
             frame, right, bottom = frame - 1, left + right, top + bottom
         if right <= left or bottom <= top:
