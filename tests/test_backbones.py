@@ -362,6 +362,14 @@ def test_network_answers_what_torchvisions_own_answers(name: str) -> None:
         torch.testing.assert_close(model(x), own(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["r2plus1d_18", "s3d"])
+def test_exported_network_has_its_batch_norms_merged_into_its_convolutions(name: str) -> None:
+    with torch.device("meta"):
+        model = build_model(model_spec(name), 5).eval()
+    merged = Deployable(model.to_empty(device="cpu"))
+    assert not any(isinstance(part, nn.BatchNorm3d) for part in merged.modules())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_the_same_with_each_stage_computed_twice(name: str) -> None:

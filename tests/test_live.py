@@ -21,7 +21,7 @@ from action_recognition.clip.contract import Contract, Stream
 from action_recognition.deploy import page as page_module
 from action_recognition.deploy import sources
 from action_recognition.deploy.events import Event
-from action_recognition.deploy.live import EventLog, Latency, Session
+from action_recognition.deploy.live import EventLog, Latency, Session, picture_of
 from action_recognition.deploy.overlay import SMALLEST_EDGE, OverlayVideo, drawn
 from action_recognition.deploy.page import Page
 from action_recognition.deploy.recognizer import Recognizer
@@ -202,6 +202,11 @@ def test_video_has_every_frame_at_its_time_with_a_bar_as_long_as_the_score(tmp_p
     lengths = [int((p[rows].max(axis=2) > 120).mean(axis=0).round().sum()) for p in pictures]
     assert lengths[0] < 4
     assert np.diff(lengths).tolist() == pytest.approx([lengths[4] / 4] * 4, abs=3)
+
+
+def test_flow_is_shown_by_its_horizontal_part_in_grey() -> None:
+    of = np.dstack([np.full((4, 4), 7, np.uint8), np.full((4, 4), 9, np.uint8)])
+    assert picture_of(Frame(0, 0, {"of": of})).tolist() == np.full((4, 4, 3), 7).tolist()
 
 
 def test_small_picture_is_enlarged_and_a_box_with_it() -> None:
@@ -469,6 +474,8 @@ def test_page_on_a_port_that_is_taken_says_so() -> None:
         (["--smoothing", "0"], "--smoothing: must be above 0 and at most 1, got 0"),
         (["--seconds", "x"], "--seconds: must be a number above 0, got x"),
         (["--margin", "-1"], "--margin: must be a number"),
+        (["--host", "0.0.0.0"], "--host: is for --page, which is not given"),
+        (["--overwrite"], "--overwrite: is for --video, which is not given"),
         (["--max-latency", "0"], "--max-latency: must be a number above 0, got 0"),
     ],
 )

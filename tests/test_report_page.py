@@ -296,6 +296,20 @@ def test_windows_of_a_video_are_drawn_up_to_ten(finished: tuple[Path, Evaluated]
     assert len(videos.windows_of(replace(evaluated, windows=windows), 100)) == 10
 
 
+def test_report_of_three_crops_of_each_clip(
+    finished: tuple[Path, Evaluated], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("plot_confusion", "plot_scores"):
+        monkeypatch.setattr(evaluation, name, lambda *_: None)
+    folder, evaluated = finished
+    how = ("evaluate.report=true", "evaluate.video_num_crops=3", "evaluate.video_eval_mode=all")
+    run_evaluate(folder.parent / "model.pth", Path(evaluated.root), tmp_path, *how)
+    page = (tmp_path / "evaluate" / "report.html").read_text()
+    assert "each in 3 crops" in page
+    assert data_of(page)["windows"]["3"] == [[[0, 2]]]
+    assert 'style="aspect-ratio:1.0000"' in page  # the crops are square, the frames 20x16
+
+
 def test_report_without_matplotlib_ends_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch, make_tree: MakeTree, tmp_path: Path
 ) -> None:

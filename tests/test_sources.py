@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,25 @@ def test_waits_between_attempts_double(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError):
         list(sources._connected("rtsp://x", Live(retries=7), Dropped(), Patient()))
     assert waits == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_recording_behind_an_address_plays_at_its_own_pace_to_its_end(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    write_moving(tmp_path / "x.mkv", num_frames=10)  # at 25 frames a second
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    said: list[str] = []
+    dropped = Dropped()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/x.mkv"
+        times = [f.time_sec for f in frames_of(address, RGB, dropped, live=Live(2, retries=5, tell=said.append))]
+        server.shutdown()
+    assert (len(times), said) == (10 - dropped.frames, [])
+    assert 0.35 < times[-1] < 1.5
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Boxes of files, what is cut out for them, and a label for each track of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ def test_tracks_of_csv_count_frames_from_zero_and_have_corners_in_columns_of_any
 
 
 def test_boxes_of_confidence_zero_in_motchallenge_are_left_out(tmp_path: Path) -> None:
-    assert read_tracks(write(tmp_path / "t.txt", "1,7,1,2,3,4,0\n2,7,1,2,3,4,1\n3,7,1,2,3,4,-1\n")).keys() == {1, 2}
+    path = write(tmp_path / "t.txt", "1,7,1,2,3,4,0\n2,7,1,2,3,4,1\n3,7,1,2,3,4,-1\n4,7,1,2,3,4,\n5,7,1,2,3,4,0.0\n")
+    assert read_tracks(path).keys() == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,31 @@ def test_whole_picture_is_seen_as_the_windows_of_a_recognizer_are() -> None:
     tracks = follower(rate=2, stride=2)
     told = [tracks.push(Frame(i, i, {"rgb": image}), {0: None}) for i, image in enumerate(images)]
     np.testing.assert_allclose([m.probabilities for t in told for m in t.labelled], expected, atol=1e-6)
+
+
+JOINT = replace(CONTRACT, model_type="joint", streams={"rgb": STREAMS["rgb"], "of": Stream(3, (0.0,) * 2, (1.0,) * 2)})
+
+
+def both(inputs: list[np.ndarray]) -> np.ndarray:
+    """Logits of the newest flow frame, and of the oldest rgb one."""
+    rgb, of = inputs
+    return np.stack([rgb[:, 0, 0].mean((1, 2)), of[:, 0, -1].mean((1, 2)), of[:, 1, 0].mean((1, 2))], axis=1)
+
+
+def test_windows_of_both_streams_end_at_the_same_frame() -> None:
+    rng = np.random.default_rng(0)
+    images = [{m: rng.integers(0, 256, (20, 30, c), np.uint8) for m, c in (("rgb", 3), ("of", 2))} for _ in range(6)]
+    expected = [w.probabilities for w in Recognizer(both, JOINT).windows(images)]
+    tracks = TrackRecognizer(Recognizer(both, JOINT))
+    told = [tracks.push(Frame(i, i, image), {0: None}) for i, image in enumerate(images)]
+    np.testing.assert_allclose([m.probabilities for t in told for m in t.labelled], expected, atol=1e-6)
+
+
+def test_boxes_in_images_of_two_sizes_are_refused() -> None:
+    frame = Frame(0, 4, {"rgb": np.zeros((20, 30, 3), np.uint8), "of": np.zeros((10, 15, 2), np.uint8)})
+    message = r"frame 4: boxes are for images of one size, got \{'rgb': \(30, 20\), 'of': \(15, 10\)\}"
+    with pytest.raises(DataError, match=message):
+        TrackRecognizer(Recognizer(both, JOINT)).push(frame, {7: (2, 2, 9, 9)})
 
 
 def test_missing_box_is_bridged_and_told_nothing_of_meanwhile() -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from action_recognition.clip.contract import Contract
 from action_recognition.deploy.live import EventLog, Session, default_stride, paced
 from action_recognition.deploy.overlay import OverlayVideo
-from action_recognition.deploy.page import Page
+from action_recognition.deploy.page import LOOPBACK, Page
 from action_recognition.deploy.recognizer import Recognizer
 from action_recognition.deploy.sources import Dropped, Frame, Live, frames_of, is_live, source_of, without_password
 from action_recognition.deploy.tracks import TrackRecognizer, read_tracks
@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     results.add_argument("--overwrite", action="store_true", help="replace --video where it exists")
     results.add_argument("--page", type=whole(0), nargs="?", const=DEFAULT_PORT, metavar="PORT",
                          help=f"show it on http://127.0.0.1:PORT/ ({DEFAULT_PORT}; 0: a free one)")  # fmt: skip
-    results.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
+    results.add_argument("--host", metavar="ADDRESS",
                          help="serve the page on this address, to all who reach it: there is no password")  # fmt: skip
     people = parser.add_argument_group("each person for itself")
     people.add_argument("--tracks", type=Path, metavar="FILE", help="boxes: MOTChallenge, or frame,track,x1,y1,x2,y2")
@@ -70,7 +70,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="seconds that a frame may wait for the model (%(default)s)")  # fmt: skip
     live.add_argument("--retries", type=whole(0), default=10, metavar="N",
                       help="attempts in a row to open a lost address again (%(default)s)")  # fmt: skip
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for name, other in (("host", "page"), ("overwrite", "video")):
+        if getattr(options, name) and getattr(options, other) is None:
+            parser.error(f"--{name}: is for --{other}, which is not given")
+    return options
 
 
 def whole(least: int) -> Any:
@@ -143,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
             session.video = stack.enter_context(OverlayVideo(options.video, options.overwrite))
         if options.page is not None:
             title = without_password(options.source)
-            session.page = Page(title, recognize.contract.class_names, options.host, options.page)
+            session.page = Page(title, recognize.contract.class_names, options.host or LOOPBACK[0], options.page)
             stack.enter_context(session.page)
             note(f"page: {session.page.address}")
         end_by_signals(session, stack)

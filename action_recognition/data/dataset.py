@@ -114,17 +114,21 @@ class EvaluationWindows(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         return _filled(Sample(self.videos[index], index), self._clips)
 
-    def _clips(self, video: Video) -> tuple[dict[str, np.ndarray], bool]:
-        contract, frames = self.contract, open_frames(video)
-        ids = window_ids(
-            frames.num_frames,
-            contract.lengths,
-            strategy=contract.sample_strategy,
-            rate=contract.sample_rate,
+    def ids(self, num_frames: int) -> dict[str, np.ndarray]:
+        """The frames that are seen of a video of this length: {modality: (S, T)}, the same in each view."""
+        return window_ids(
+            num_frames,
+            self.contract.lengths,
+            strategy=self.contract.sample_strategy,
+            rate=self.contract.sample_rate,
             mode=self.mode,
             num_segments=self.num_segments,
-            whole_clip=contract.is_3d and not self.fixed_length,
+            whole_clip=self.contract.is_3d and not self.fixed_length,
         )
+
+    def _clips(self, video: Video) -> tuple[dict[str, np.ndarray], bool]:
+        contract, frames = self.contract, open_frames(video)
+        ids = self.ids(frames.num_frames)
         size = (contract.width, contract.height)
 
         def view(modality: str, i: int) -> np.ndarray:

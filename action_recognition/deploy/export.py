@@ -171,8 +171,12 @@ def compare(expected: np.ndarray, outputs: np.ndarray) -> Comparison:
 
 
 def _merge_batch_norms(module: nn.Module) -> None:
-    """Merge each batch norm into the convolution before it: in all our networks that is the child set before it."""
+    """Merge each batch norm into the convolution before it: in all our networks that is the child set before it, or the
+    last layer of that child.
+    """
     for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+        if isinstance(conv, nn.Sequential):  # R(2+1)D's convolution over space, then over time
+            conv_name, conv = f"{conv_name}.{len(conv) - 1}", conv[-1]
         if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, _BatchNorm):
             module.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
             module.set_submodule(norm_name, nn.Identity())

@@ -238,7 +238,7 @@ main { display: grid; gap: 1rem 2rem; grid-template-columns: minmax(0, 2fr) minm
 meter { width: 100%; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .15rem .5rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td:nth-child(3) { overflow-wrap: anywhere; }
+td:nth-child(3) { overflow-wrap: anywhere; } td:nth-child(-n + 2) { white-space: nowrap; }
 @media (max-width: 40rem) { main { grid-template-columns: minmax(0, 1fr); } }
 """
 

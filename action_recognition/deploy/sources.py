@@ -246,18 +246,22 @@ def _live(source: int | str) -> Iterator[Frame]:
     """
     where, how = _device(source) if isinstance(source, int) else (source, None)
     av = load_av(without_password(where))
-    has_begun = False
+    # What FFmpeg reads to learn the format it would hand on as old frames, seconds of them; of a recording those are
+    # its beginning.
+    options = {} if how or where.lower().startswith("http") else {"fflags": "nobuffer"}
+    start = None
     try:
-        with av.open(where, format=how, timeout=(10.0, 10.0), metadata_errors="ignore") as container:
-            start = time.monotonic()
+        with av.open(where, format=how, options=options, timeout=(10.0, 10.0), metadata_errors="ignore") as container:
+            comes_in_pieces = container.duration or container.format.name == "hls"  # at the network's pace, no camera's
             for number, frame in enumerate(container.decode(video=0)):
-                has_begun = True
-                if container.duration and frame.time is not None:  # no camera's pace: that of the network
-                    time.sleep(min(max(start + frame.time - time.monotonic(), 0), MAX_STILL_SEC))
+                shown_sec = frame.time or 0.0
+                start = time.monotonic() - shown_sec if start is None else start
+                if comes_in_pieces:
+                    time.sleep(min(max(start + shown_sec - time.monotonic(), 0), MAX_STILL_SEC))
                 yield Frame(time.monotonic() - start, number, {"rgb": frame.to_ndarray(format="rgb24")})
             is_endless = isinstance(source, str) and not container.duration
     except (av.FFmpegError, OSError, IndexError) as error:
-        what = without_password(f"{where}: {'broke off' if has_begun else 'can not be opened'} ({error})")
+        what = without_password(f"{where}: {'can not be opened' if start is None else 'broke off'} ({error})")
         raise DataError(what) from error
     if is_endless:
         raise _StreamEnd(f"{without_password(where)}: has ended")

@@ -76,7 +76,8 @@ def _lines(rows: Iterable[list[str]], path: str | Path) -> Iterator[tuple[int, i
         frame, track, *corners = _numbers(cells, columns, where)
         left, top, right, bottom = corners
         if is_mot:
-            if len(cells) > _MOT_CONFIDENCE and cells[_MOT_CONFIDENCE].strip("0.") == "":
+            confidence = cells[_MOT_CONFIDENCE : _MOT_CONFIDENCE + 1]
+            if confidence not in ([], [""]) and _number(confidence[0], "conf", None, where) == 0:
                 continue
             frame, right, bottom = frame - 1, left + right, top + bottom
         if right <= left or bottom <= top:
@@ -244,6 +245,9 @@ class TrackRecognizer:
             track.box = box
         elif not track.frames:  # it has never been inside the picture
             return
+        sizes = {m: frame.images[m].shape[1::-1] for m in contract.modalities}
+        if track.box and len(set(sizes.values())) > 1:
+            raise DataError(f"frame {frame.number}: boxes are for images of one size, got {sizes}")
         left, top, right, bottom = crop or self._crop(track.box, (width, height)) or (0, 0, width, height)
         fitted = {m: fit_clip(frame.images[m][None, top:bottom, left:right], contract)[0] for m in contract.modalities}
         track.frames.append((frame.time_sec, frame.number, fitted))

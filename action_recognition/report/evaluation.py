@@ -75,8 +75,16 @@ def evaluation_page(evaluated: Evaluated) -> str:
         "thumbnails": [look.thumbnail for look in looks.values() if look.thumbnail],
         "windows": {n: [runs(ids) for ids in windows_of(evaluated, n)] for n in sorted(lengths)},
     }
-    subtitle = f"{text(evaluated.results['checkpoint'])} on {text(evaluated.root)}"
+    subtitle = (
+        f"{text(evaluated.results['checkpoint'])} on {text(evaluated.root)}<br>{text(_model_in_short(evaluated))}"
+    )
     return page("Evaluation report", subtitle, sections, data)
+
+
+def _model_in_short(evaluated: Evaluated) -> str:
+    contract = evaluated.contract
+    lengths = " + ".join(f"{length} {modality}" for modality, length in contract.lengths.items())
+    return f"{contract.input_type} model of {lengths} frames of {contract.width}x{contract.height}"
 
 
 # --- sections ---
@@ -216,9 +224,9 @@ def _scores(evaluated: Evaluated) -> str:
     right, wrong = score_histograms(evaluated.answer_scores, evaluated.right)
     lead = (
         "Can a score be taken for a chance? Bars show how often answers of a score were right. On the dashed line they "
-        "would be right as often as they say; the shaded part is what is missing or too much. The expected calibration "
-        f"error is {_percent(found.ece)}, in {len(found.counts)} bins (Guo et al., On Calibration of Modern Neural "
-        "Networks, 2017)."
+        "would be right as often as they say; the shaded part is what is missing or too much. At the foot is the "
+        f"number of videos: few of them say little. The expected calibration error is {_percent(found.ece)} "
+        f"in {len(found.counts)} bins (Guo et al., On Calibration of Modern Neural Networks, 2017)."
     )
     diagram = svg.reliability(
         found.counts.tolist(),
@@ -243,17 +251,19 @@ def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
         lead = "There are no mistakes; these right answers were the least sure"
     elif len(cards) > shown:
         lead += f", then the {len(cards) - shown} right answers that were the least sure"
-    lead += ". Each clip is the window that scored highest for the answer, as the model saw it. "
+    lead += ". Each clip is the window that scored highest for the answer, cropped and resized as "
+    lead += "the model saw it, then brought back to the proportions of the video. "
     if has_gradients(evaluated.model):
         lead += (
-            "Beside it Grad-CAM (Selvaraju et al., 2017): the lighter a place, the more it spoke for the answer. "
+            "Beside it Grad-CAM (Selvaraju et al., 2017): what stays grey did not speak for the answer, "
+            "what is yellow most. "
             f"{_WHEN if evaluated.contract.is_3d else 'A 2D network has one map for the whole clip.'}"
         )
     else:
         lead += "The model is an exported one, which has no gradients: there is no Grad-CAM."
     if not cards:
         return f'<p class="lead">{lead}</p>'
-    heat = '<span class="heat"><b>spoke little</b><i>much for the answer</i></span>' * has_gradients(evaluated.model)
+    heat = '<span class="heat"><b>spoke little</b><i>much</i></span>' * has_gradients(evaluated.model)
     button = f'<div class="tools"><button type="button" class="button" id="all-clips">Pause all</button>{heat}</div>'
     body = "".join(_card(evaluated, card, i) for i, card in enumerate(cards))
     return f'<p class="lead">{lead}</p>{button}<div class="cards">{body}</div>'
@@ -316,9 +326,10 @@ def _seen(evaluated: Evaluated, looks: Mapping[int, Look]) -> str:
     windows = {n: all_windows(evaluated, n) for n in lengths}
     shares = [len(np.unique(windows[n])) / n for n in lengths.elements()]
     most = max(map(len, windows.values()))
+    views = f", each in {evaluated.windows.num_views} crops" if evaluated.windows.num_views > 1 else ""
     mode, strategy = evaluated.windows.mode, evaluated.contract.sample_strategy
     lead = (
-        f"Evaluated in mode {mode}, with {strategy} frames. On average the model saw "
+        f"Evaluated in mode {mode}, with {strategy} frames{views}. On average the model saw "
         f"{_percent(float(np.mean(shares)))} of a video's frames, and never less than {_percent(min(shares))}. What "
         "happens elsewhere can't be recognised. A bar is a video from its first frame to its last, a row in it a "
         "window, and what is coloured was seen."
@@ -343,12 +354,10 @@ def _time(evaluated: Evaluated) -> str:
     data, compute = evaluated.times.data_sec, evaluated.times.compute_sec
     total = max(data + compute, 1e-9)
     said = what_limits(data, compute, evaluated.num_workers)
-    each = (
-        f"{len(evaluated.scores) / total:.1f} videos a second"
-        if evaluated.num_processes == 1
-        else "in the first process"
-    )
-    lead = f"{duration(total)} of scoring, {each}: {said}, with {evaluated.num_workers} workers on {evaluated.device}."
+    where = f" in the first of {evaluated.num_processes} processes" if evaluated.num_processes > 1 else ""
+    pace = f"{total / max(len(evaluated.scores), 1) * evaluated.num_processes:.2g} s a video"
+    how = f"{evaluated.num_workers} workers on {evaluated.device}"
+    lead = f"{duration(total)} of scoring{where}, {pace}: {said}, with {how}."
     parts = "".join(f'<i style="width:{100 * seconds / total:.1f}%"></i>' for seconds in (data, compute))
     share = f'<div class="share">{parts}</div>'
     legend = (

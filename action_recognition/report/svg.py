@@ -155,7 +155,9 @@ def reliability(
         bars.append(
             f"<g><title>{text}</title>"
             f'<rect class="s0" {across} y="{axes.y(low)}" height="{axes.y(0) - axes.y(low):.1f}"/>'
-            f'<rect class="gap" {across} y="{axes.y(high)}" height="{axes.y(low) - axes.y(high):.1f}"/></g>'
+            f'<rect class="gap" {across} y="{axes.y(high)}" height="{axes.y(low) - axes.y(high):.1f}"/>'
+            f'<text class="count" x="{(left + right) / 2:.1f}" y="{axes.y(0) - 5}" text-anchor="middle">{count}</text>'
+            "</g>"
         )
     diagonal = f'<line class="diagonal" x1="{axes.x(0)}" y1="{axes.y(0)}" x2="{axes.x(1)}" y2="{axes.y(1)}"/>'
     ticks = (0, 0.25, 0.5, 0.75, 1)

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from action_recognition.clip.contract import Contract
-from action_recognition.clip.sampling import window_ids
-from action_recognition.clip.transform import Box, evaluation_box
+from action_recognition.clip.transform import Box, view_boxes
 from action_recognition.data.dataset import EvaluationWindows
 from action_recognition.data.frames import open_frames
 from action_recognition.data.index import Index
@@ -112,14 +111,14 @@ def looks_at(evaluated: Evaluated) -> dict[int, Look]:
 
 
 def _look(evaluated: Evaluated, position: int, with_picture: bool) -> Look:
-    contract = evaluated.contract
+    contract, num_views = evaluated.contract, evaluated.windows.num_views
     frames = open_frames(evaluated.index.videos[evaluated.scores.video_ids[position]])
     if not with_picture:
         return Look(frames.num_frames)
     aspects: list[float] = []
 
     def box_of(size: tuple[int, int]) -> Box:
-        left, top, right, bottom = box = evaluation_box(size, contract)
+        left, top, right, bottom = box = view_boxes(size, contract, num_views)[num_views // 2]
         aspects.append((right - left) / (bottom - top))
         return box
 
@@ -235,17 +234,8 @@ def windows_of(evaluated: Evaluated, num_frames: int) -> np.ndarray:
 
 
 def all_windows(evaluated: Evaluated, num_frames: int) -> np.ndarray:
-    contract, asked = evaluated.contract, evaluated.windows
-    ids = window_ids(
-        num_frames,
-        contract.lengths,
-        strategy=contract.sample_strategy,
-        rate=contract.sample_rate,
-        mode=asked.mode,
-        num_segments=asked.num_segments,
-        whole_clip=contract.is_3d,
-    )
-    return max(ids.values(), key=lambda windows: windows.shape[1])
+    """The same, all of them; of two streams those of the longer clip."""
+    return max(evaluated.windows.ids(num_frames).values(), key=lambda windows: windows.shape[1])
 
 
 def runs(ids: np.ndarray) -> list[list[int]]:

@@ -15,7 +15,6 @@ from action_recognition.data.index import Index, class_names_of, index_classes
 from action_recognition.data.index_cache import with_memory
 from action_recognition.data.loader import usable_workers
 from action_recognition.files import write_text
-from action_recognition.models.video import has_fixed_length
 from action_recognition.report.evaluation import write_evaluation_report
 from action_recognition.report.plots import check_plots
 from action_recognition.report.videos import Evaluated
@@ -26,6 +25,7 @@ from action_recognition.tasks.scoring import (
     load_trained,
     prediction_table,
     score_videos,
+    windows_of,
     write_csv,
 )
 from action_recognition.tasks.setting import Say, make_results_folder, opening_lines
@@ -91,7 +91,8 @@ def _evaluate(spec: Spec, process: Process, say: Say) -> dict[str, Any]:
         write_csv(folder / "predictions.csv", prediction_table(index, scores))
         write_text(folder / "results.json", json.dumps(finite_or_none(results), indent=2) + "\n")
         if section.report:
-            _write_report(spec, process, trained, index, scores, results, times)
+            windows = windows_of(trained, index, windowing)
+            _write_report(spec, process, trained, windows, index, scores, results, times)
             say(f"the report is {folder / 'report.html'}")
     kpi = {"accuracy": results["accuracy"], "m_accuracy": results["mean_class_accuracy"]}
     status.write("SUCCESS", "evaluation finished", kpi)
@@ -103,19 +104,13 @@ def _write_report(
     spec: Spec,
     process: Process,
     trained: Trained,
+    windows: EvaluationWindows,
     index: Index,
     scores: VideoScores,
     results: dict[str, Any],
     times: Times,
 ) -> None:
     section = spec.evaluate
-    windows = EvaluationWindows(
-        index.videos,
-        trained.contract,
-        section.video_eval_mode,
-        section.video_num_segments,
-        fixed_length=has_fixed_length(trained.model),
-    )
     evaluated = Evaluated(
         results=results,
         scores=scores,

@@ -113,6 +113,14 @@ class Windowing:
     key: str
 
 
+def windows_of(trained: Trained, index: Index, windowing: Windowing) -> EvaluationWindows:
+    """The windows of all videos of the index that a model is to score."""
+    fixed_length = has_fixed_length(trained.model)
+    return EvaluationWindows(
+        index.videos, trained.contract, windowing.mode, windowing.num_segments, windowing.num_views, fixed_length
+    )
+
+
 def score_videos(
     spec: Spec,
     trained: Trained,
@@ -129,14 +137,7 @@ def score_videos(
     device, contract = process.device, trained.contract
     to_input = ToInput(contract, device)
     precision = supported_precision(windowing.precision, windowing.key, device)
-    windows = EvaluationWindows(
-        index.videos,
-        contract,
-        windowing.mode,
-        windowing.num_segments,
-        windowing.num_views,
-        has_fixed_length(trained.model),
-    )
+    windows = windows_of(trained, index, windowing)
     num_workers = workers_here(spec, process, say)
     timeout_sec = spec.dataset.timeout_sec
     loader = evaluation_loader(windows, num_workers, device, process.rank, process.num_processes, timeout_sec)

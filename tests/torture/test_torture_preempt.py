@@ -92,7 +92,7 @@ def test_second_ctrl_c_leaves_at_once_with_whole_checkpoints(
 def test_signal_to_one_process_or_to_torchrun_stops_both_at_the_same_step(
     data: Path, tmp_path: Path, amount: Amount, ledger: Ledger
 ) -> None:
-    times, how = amount(2, 6), ("train.num_epochs=6", "train.timeout_sec=60", *BY_EPOCH)
+    times, how = amount(2, 6), ("train.num_epochs=25", "train.timeout_sec=60", *BY_EPOCH)
     undisturbed, results, lost = tmp_path / "undisturbed" / "results", tmp_path / "told" / "results", list[str]()
     assert launch(data, undisturbed, *how).wait() == 0, said(undisturbed)
     made = 0
@@ -109,7 +109,7 @@ def test_signal_to_one_process_or_to_torchrun_stops_both_at_the_same_step(
     lost += [text[-1500:]] * (text.count("error: stopped by SIGTERM at epoch ") != made)
     code = launch(data, results, *how).wait()
     lost += [f"exit code {code}"] * (code != 0)
-    lost += [f"{a}, but {b}" for a, b in halts(said(results)) if a != b] + check_equal(results, undisturbed, 6)
+    lost += [f"{a}, but {b}" for a, b in halts(said(results)) if a != b] + check_equal(results, undisturbed, 25)
     print(made, lost)
     ledger.close(
         "SIGTERM to torchrun or one of 2 processes",
