@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all test-lowest audit coverage torture bench lint clean
+.PHONY: demo test test-all test-lowest audit coverage torture api bench lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -51,6 +51,9 @@ coverage: $(VENV)/.all
 
 torture: $(VENV)/.all
 	$(RUN) tools/torture.py $(PARTS)
+
+api: $(VENV)/.all
+	$(RUN) tools/api_reference.py
 
 bench: $(VENV)/.all
 	$(RUN) tools/benchmark.py all

@@ -47,6 +47,9 @@ EXTRAS["dev"] = [
     "types-tqdm",
     "scikit-learn>=1.4",  # an independent opinion on the metrics
     "selenium>=4.20",  # drives Chromium in the tests of reports
+    "pdoc>=14",  # the API reference
+    "nbclient>=0.10",  # runs the notebook in its test
+    "ipykernel>=6.29",  # what the notebook runs in
     "coverage>=7.10",  # the lines that no test runs; the first that follows child processes by itself
 ]
 EXTRAS["all"] = [need for name in ("video", "flow", "deploy", "report", "crypto", "dev") for need in EXTRAS[name]]

@@ -5,6 +5,7 @@ Owns the names of both, and the reading of model files; runs no model.
 """
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -80,7 +81,7 @@ def _from_plain(plain: Any, what: str | Path) -> Description | None:
         return None
     for name, accepted in (("output", OUTPUTS), ("precision", PRECISIONS)):
         if plain.get(name) not in accepted:
-            raise DeployError(f"{what}: {name} {plain.get(name)!r} is not one of {', '.join(accepted)}")
+            raise DeployError(f"{what}: {name} {reprlib.repr(plain.get(name))} is not one of {', '.join(accepted)}")
     try:
         contract = contract_from_plain(plain["contract"])
     except ValueError as error:
