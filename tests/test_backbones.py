@@ -348,7 +348,7 @@ SMALL = {"s3d": (13, 209, 209), "mvit_v2_s": (16, 224, 224)}  # the smallest tha
 SLOW_BUT_MC3 = [pytest.param(name, marks=[] if name == "mc3_18" else [pytest.mark.slow]) for name in NAMES]
 
 
-def clips(name: str, num_clips: int = 2) -> Tensor:
+def clips(name: str, num_clips: int) -> Tensor:
     return torch.rand(num_clips, 3, *SMALL.get(name, (4, 32, 32)))
 
 
@@ -358,7 +358,7 @@ def test_network_answers_what_torchvisions_own_answers(name: str) -> None:
     model = network(name, 400)
     model.load_state_dict(own.state_dict())
     with torch.inference_mode():
-        x = clips(name)
+        x = clips(name, 1)
         torch.testing.assert_close(model(x), own(x), rtol=1e-4, atol=1e-5)
 
 
@@ -373,7 +373,8 @@ def test_exported_network_has_its_batch_norms_merged_into_its_convolutions(name:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_the_same_with_each_stage_computed_twice(name: str) -> None:
-    model, x = build_model(model_spec(name), 5), clips(name)
+    # Two clips, lest a batch norm gets one value a channel; the larger ones have values enough.
+    model, x = build_model(model_spec(name), 5), clips(name, 1 if name in SMALL else 2)
 
     def gradients() -> list[Tensor]:
         torch.manual_seed(0)  # dropout

@@ -52,7 +52,7 @@ def _overview(history: History, spec: Spec) -> str:
     validated = [row for row in history if row.get("val_acc") is not None]
     if validated:
         best = max(validated, key=lambda row: row["val_acc"])
-        facts.append(("best validation accuracy", f"{best['val_acc']:.1f} %", f"epoch {best['epoch'] + 1}"))
+        facts.append(("validation accuracy", f"{best['val_acc']:.1f} %", f"the best, epoch {best['epoch'] + 1}"))
         facts.append(("validation loss", f"{validated[-1]['val_loss']:.3f}", f"epoch {validated[-1]['epoch'] + 1}"))
     facts.append(("training accuracy", f"{last['train_acc']:.1f} %", f"epoch {last['epoch'] + 1}"))
     facts.append(("training loss", f"{last['train_loss']:.3f}", f"epoch {last['epoch'] + 1}"))
