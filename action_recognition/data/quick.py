@@ -39,7 +39,7 @@ class QuickImage:
 
     def as_pillow(self) -> Image.Image:
         """RGB or L."""
-        return Image.fromarray(self.pixels.squeeze())
+        return Image.fromarray(self.pixels[..., 0] if self.pixels.shape[2] == 1 else self.pixels)
 
 
 def open_quickly(path: str, mode: str) -> QuickImage:

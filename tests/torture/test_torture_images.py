@@ -38,7 +38,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 def by_both(path: Path, mode: str) -> Iterator[Seen]:
     """What the reader of evaluation and deployment makes of a file, and what that of training."""
-    for reader in (read_image, lambda *of: open_quickly(*of).pixels.squeeze()):
+    for reader in (read_image, lambda *of: open_quickly(*of).as_pillow()):
         try:
             yield np.asarray(reader(str(path), mode))
         except DataError as error:
