@@ -37,7 +37,7 @@ NAMES = ("dark", "red", "green")
 CONTRACT = Contract(
     "rgb", "3d", {"rgb": Stream(2, (0.0,) * 3, (1.0,) * 3)}, 4, 4, False, 4, "consecutive", 1, "max_rad", NAMES
 )
-RED, GREEN, BROWN, BLACK = (255, 0, 0), (0, 255, 0), (200, 180, 0), (0, 0, 0)
+RED, GREEN, BROWN = (255, 0, 0), (0, 255, 0), (200, 180, 0)
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +345,22 @@ def test_session_is_interrupted_after_the_frame_at_hand_and_at_once_when_asked_t
     assert (session.latency.num, session.num_frames, session.num_events) == (3, 4, 1)
     with pytest.raises(KeyboardInterrupt):
         session.interrupt(KeyboardInterrupt())
+
+
+def test_event_that_is_over_is_written_also_where_nobody_reads_the_lines(tmp_path: Path) -> None:
+    frames = [Frame(i, i, {"rgb": picture(RED)}) for i in range(6)]
+    answers = iter([0, 0, 2])
+
+    def gone(text: str) -> None:
+        if "dark" not in text:
+            raise KeyboardInterrupt
+
+    with EventLog(tmp_path / "e.jsonl") as log, pytest.raises(KeyboardInterrupt):
+        session = session_of(Dropped(), lambda inputs: 9 * np.eye(3)[[next(answers)]], log=log)
+        session.say = gone
+        session.run(iter(frames))
+    events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [(e["label"], e["start"], e["end"]) for e in events] == [("dark", 0.5, 1.5), ("green", 2.5, 2.5)]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

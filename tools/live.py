@@ -13,6 +13,7 @@ frames count: what would be older than --max-latency is dropped and counted, and
 
 import argparse
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,15 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def say(text: str) -> None:
+    """A line for who reads on; where nobody does (`| head -1`), that is the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to be said
+        raise Interrupted("nobody reads on", signal.SIGPIPE) from None
+
+
 def run(options: argparse.Namespace) -> None:
     """Print what is seen, and the summary however it ends."""
     boxes = read_tracks(options.tracks) if options.tracks else None
@@ -140,7 +150,7 @@ def run(options: argparse.Namespace) -> None:
         recognize = stack.enter_context(Recognizer.open(options.model, options.device, options.trust))
         follow, dropped = follower(recognize, options), Dropped()
         source = frames(options, recognize.contract, dropped)
-        session = Session(follow, dropped, boxes, say=lambda text: print(text, flush=True))
+        session = Session(follow, dropped, boxes, say=say)
         if options.events:
             session.log = stack.enter_context(EventLog(options.events))
         if options.video:

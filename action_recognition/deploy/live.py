@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -137,16 +137,16 @@ class Session:
         self._show(frame)
 
     def _tell(self, told: Told) -> None:
-        for mark in told.labelled:
-            if mark.is_new and self._last:
-                self.say(line(self._last.time_sec, mark))
-        for event in told.events:
+        for event in told.events:  # before the lines, whose reader may be gone
             self.num_events += 1
-            event = event if self.boxes is not None else _without_track(event)
+            event = event if self.boxes is not None else replace(event, track=None)
             if self.log:
                 self.log.write(event_to_plain(event) | self._clock_time(event))
             if self.page:
                 self.page.tell(event)
+        for mark in told.labelled:
+            if mark.is_new and self._last:
+                self.say(line(self._last.time_sec, mark))
 
     def _clock_time(self, event: Event) -> dict[str, str]:
         """When an event of a live source began, by the clock on the wall."""
@@ -202,10 +202,6 @@ def picture_of(frame: Frame) -> np.ndarray:
     """What is shown of a frame, uint8 (H, W, 3): its picture, or of flow the horizontal part in grey."""
     rgb = frame.images.get("rgb")
     return rgb if rgb is not None else np.repeat(frame.images["of"][..., :1], 3, axis=2)
-
-
-def _without_track(event: Event) -> Event:
-    return Event(event.label, event.start_sec, event.end_sec, event.score)
 
 
 def _ms(seconds: float) -> str:
