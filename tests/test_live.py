@@ -355,10 +355,11 @@ def test_event_that_is_over_is_written_also_where_nobody_reads_the_lines(tmp_pat
         if "dark" not in text:
             raise KeyboardInterrupt
 
-    with EventLog(tmp_path / "e.jsonl") as log, pytest.raises(KeyboardInterrupt):
+    with EventLog(tmp_path / "e.jsonl") as log:
         session = session_of(Dropped(), lambda inputs: 9 * np.eye(3)[[next(answers)]], log=log)
         session.say = gone
-        session.run(iter(frames))
+        with pytest.raises(KeyboardInterrupt):
+            session.run(iter(frames))
     events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     assert [(e["label"], e["start"], e["end"]) for e in events] == [("dark", 0.5, 1.5), ("green", 2.5, 2.5)]
 
