@@ -390,6 +390,15 @@ def test_settings_that_differ_from_the_defaults_stand_out_and_long_values_are_cu
     assert len(rows[2][2]) < 220
 
 
+def test_settings_of_a_checkpoint_may_be_anything() -> None:
+    endless: dict[Any, Any] = {"<b>": object(), (1, 2): [1.5, None], "many": {i: i for i in range(500)}}
+    endless["itself"] = endless
+    shown = settings(endless)
+    assert "&lt;b&gt;" in shown
+    assert "[1.5, None]" in shown
+    assert shown.count("<tr>") == 400
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [

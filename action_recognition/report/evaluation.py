@@ -368,8 +368,11 @@ def _time(evaluated: Evaluated) -> str:
 
 def _model(evaluated: Evaluated) -> str:
     parts = [folded("What the model expects and answers (its contract)", settings(evaluated.contract.to_plain()))]
-    if evaluated.trained_as:
-        parts.append(folded("How it was trained (the checkpoint's spec)", settings(evaluated.trained_as)))
+    trained_as = {
+        name: evaluated.trained_as[name] for name in ("model", "dataset", "train") if name in evaluated.trained_as
+    }
+    if trained_as:
+        parts.append(folded("How it was trained (the checkpoint's spec)", settings(trained_as)))
     parts.append(folded("How it was evaluated", settings(evaluated.settings)))
     return "".join(parts)
 

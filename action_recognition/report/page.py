@@ -9,10 +9,12 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
+from itertools import islice
 from string import Template
 from typing import Any
 
@@ -20,6 +22,8 @@ from action_recognition.data.survey import printable
 
 _MAX_SETTINGS = 400
 _MAX_VALUE = 200  # characters
+_REPR = reprlib.Repr()
+_REPR.maxlist = 40
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,13 @@ def table(columns: Sequence[Column], rows: Iterable[tuple[str, Sequence[Cell]]])
 
 
 def settings(plain: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:
-    """Nested settings as a table of dotted keys; those that differ from the defaults stand out."""
+    """Nested settings, the first 400, as a table of dotted keys; those that differ from the defaults stand out."""
     usual = dict(_flat(defaults or {}))
-    found = list(_flat(plain))
+    found = list(islice(_flat(plain), _MAX_SETTINGS))
     marks = (' class="set"' if defaults is not None and usual.get(key) != value else "" for key, value in found)
     rows = "".join(
         f'<tr{mark}><th scope="row">{text(key)}</th><td>{text(value)}</td></tr>'
-        for mark, (key, value) in zip(marks, found[:_MAX_SETTINGS], strict=False)
+        for mark, (key, value) in zip(marks, found, strict=True)
     )
     return f'<table class="settings"><tbody>{rows}</tbody></table>'
 
@@ -118,14 +122,16 @@ def folded(title: str, body: str) -> str:
     return f"<details><summary>{text(title)}</summary>{body}</details>"
 
 
-def _flat(plain: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterable[tuple[str, str]]:
+def _flat(plain: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Dotted key and value as text; a checkpoint may hold anything, also without end."""
     for key, value in plain.items():
         name = f"{prefix}{key}"[:_MAX_VALUE]
         if isinstance(value, Mapping) and value and depth < 5:
             yield from _flat(value, f"{name}.", depth + 1)
+        elif value is None or isinstance(value, bool | str):
+            yield name, json.dumps(value, ensure_ascii=False)[:_MAX_VALUE]
         else:
-            shown = json.dumps(value, default=lambda other: type(other).__name__, ensure_ascii=False)
-            yield name, shown if len(shown) <= _MAX_VALUE else f"{shown[:_MAX_VALUE]}..."
+            yield name, _REPR.repr(value)[:_MAX_VALUE]
 
 
 def _section(part: Section) -> str:
