@@ -1,4 +1,5 @@
 # make demo: from nothing to a trained, evaluated, exported model.  make test: lint, types, fast tests.  Both install what they need.
+# make docs-test: the commands of README and the guide.
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
 AUDIT_VENV ?= .venv-audit
@@ -8,11 +9,12 @@ DEMO_RESULTS ?= results/demo
 RENDER ?= --no-flow --size 72 --test-per-class 40
 TRAIN ?=
 PARTS ?=
+DOCUMENTS ?=
 RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all test-lowest audit coverage torture api bench lint clean
+.PHONY: demo test test-all test-lowest docs-test audit coverage torture api bench lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -36,6 +38,9 @@ test-all: $(VENV)/.all lint
 
 test-lowest: $(LOWEST_VENV)/.all
 	$(LOWEST_VENV)/bin/python -m pytest -n 2
+
+docs-test: $(VENV)/.all
+	$(RUN) tools/docs_test.py $(DOCUMENTS)
 
 audit:
 	test -x $(AUDIT_VENV)/bin/pip-audit || ($(PYTHON) -m venv $(AUDIT_VENV) && \
