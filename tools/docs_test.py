@@ -117,8 +117,12 @@ def shortened(command: str) -> str:
     """The command as it is run: training gets SHORT at its end, where overrides win."""
     if not re.search(r"\btools/train\.py(?! -h)\b", command):
         return command
-    bare = re.sub(r"\s+#.*$", "", command)
-    return f"{bare} {SHORT}"
+    return f"{_bare(command)} {SHORT}"
+
+
+def _bare(command: str) -> str:
+    """Without the remark at its end."""
+    return re.sub(r"\s+#.*$", "", command)
 
 
 def write_video(path: Path, folders: Sequence[Path]) -> None:
@@ -180,7 +184,7 @@ def run_document(document: str, work: Path, show: bool) -> Outcome:
             continue
         for command in block.commands:
             if INSTALLS.match(command):
-                outcome.left_out.append(f"{where}: installed already: {command}")
+                outcome.left_out.append(f"{where}: installed already: {_bare(command)}")
                 continue
             started = time.perf_counter()
             ended = run(command, folder)
