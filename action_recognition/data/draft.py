@@ -123,6 +123,7 @@ dataset:
     val_center_crop: true
 train:
   num_epochs: 30
+  clip_grad_norm: 5.0  # without it the first epochs diverge at times, above all in small batches
   checkpoint_interval: 5
   optim: {{lr: 0.01, momentum: 0.9, weight_decay: 0.0005, lr_scheduler: MultiStep, lr_steps: [15, 25], lr_decay: 0.1}}
 evaluate:
