@@ -1,6 +1,7 @@
 """What tests share: the folder of real videos, if there is one, and made datasets whose pixels say what they are."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background makes them deaf to Ctrl-C, and tests send themselves one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
