@@ -199,7 +199,7 @@ def test_quota_that_is_used_up_loses_nothing(
         results = tmp_path / f"run{i}" / "results"
         damage.begin(results)
         with monkeypatch.context() as patch:
-            after = itertools.count(-3 * (i // 2))  # a run has some 15 such calls
+            after = itertools.count(-2 * (i // 2))  # a run has a dozen such calls
             patch.setattr(
                 files.os, "fsync" if i % 2 else "fdopen", refused_after(after, "fsync" if i % 2 else "fdopen")
             )
