@@ -127,14 +127,13 @@ def test_live_source_that_nobody_reads_any_more_ends_its_thread() -> None:
             yield frame(number)
             number += 1
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     latest = iter(LatestFrames(source(), 2, Dropped()))
     next(latest)
+    (thread,) = set(threading.enumerate()) - before
     latest.close()  # type: ignore[attr-defined]
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and thread.daemon:
-            thread.join(5)
-    assert threading.active_count() <= before
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_image_that_would_lose_range_is_refused_as_in_training(tmp_path: Path) -> None:
