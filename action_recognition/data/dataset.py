@@ -7,7 +7,6 @@ comes back as a Sample with a `problem`, so that the loop decides what becomes o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -132,16 +131,14 @@ class EvaluationWindows(Dataset[Sample]):
         size = (contract.width, contract.height)
 
         def view(modality: str, i: int) -> np.ndarray:
-            box_of = partial(_view_box, contract=contract, num_views=self.num_views, i=i)
+            def box_of(frame_size: tuple[int, int]) -> Box:
+                return view_boxes(frame_size, contract, self.num_views)[i]
+
             flat = frames.read(modality, ids[modality].ravel(), box_of, size)
             return flat.reshape(*ids[modality].shape, *flat.shape[1:])  # S * T to S, T
 
         views = {m: [view(m, i) for i in range(self.num_views)] for m in ids}
         return {m: v[0] if len(v) == 1 else np.concatenate(v) for m, v in views.items()}, False
-
-
-def _view_box(frame_size: tuple[int, int], contract: Contract, num_views: int, i: int) -> Box:
-    return view_boxes(frame_size, contract, num_views)[i]
 
 
 def _filled(sample: Sample, read: Callable[[Video], tuple[dict[str, np.ndarray], bool]]) -> Sample:
