@@ -60,14 +60,15 @@ def link_folds(frames: Path, folds: Path) -> None:
 
 def run_fold(model: str, fold: int, work: Path, overrides: list[str], threads: int) -> dict[str, Any]:
     """Train, evaluate and infer one fold. Returns its line of results.jsonl."""
-    start, data, results = time.monotonic(), work / "folds" / str(fold), work / model / f"fold{fold}"
+    start, data, results = time.monotonic(), work / "folds" / str(fold), _results(work, model, overrides, fold)
     results.mkdir(parents=True, exist_ok=True)
     log = results / "log.txt"
     given = [*RECIPES[model], *overrides, *(f"dataset.{part}_dataset_dir={data / part}" for part in ("train", "val"))]
     if model == "joint":
-        given += [f"model.{half}_pretrained_model_path={_latest(work, half, fold)}" for half in ("rgb", "of")]
+        halves = {half: _latest(work, half, overrides, fold) for half in ("rgb", "of")}
+        given += [f"model.{half}_pretrained_model_path={path}" for half, path in halves.items()]
     run("train.py", SPEC, *given, f"results_dir={results}", log=log, threads=threads)
-    last = f"checkpoint={_latest(work, model, fold)}"
+    last = f"checkpoint={_latest(work, model, overrides, fold)}"
     run("evaluate.py", f"evaluate.{last}", f"evaluate.test_dataset_dir={data / 'val'}", f"results_dir={results}",
         log=log, threads=threads)  # fmt: skip
     for folder in sorted((data / "val").iterdir()):
@@ -80,8 +81,13 @@ def run_fold(model: str, fold: int, work: Path, overrides: list[str], threads: i
             "minutes": round(minutes, 1)}  # fmt: skip
 
 
-def _latest(work: Path, model: str, fold: int) -> Path:
-    return work / model / f"fold{fold}/train/ar_model_latest.pth"
+def _results(work: Path, model: str, overrides: list[str], fold: int) -> Path:
+    """One folder for each set of overrides: a run that differs is another run, not one to be resumed."""
+    return work / "_".join([model, *overrides]).replace("/", "-") / f"fold{fold}"
+
+
+def _latest(work: Path, model: str, overrides: list[str], fold: int) -> Path:
+    return _results(work, model, overrides, fold) / "train/ar_model_latest.pth"
 
 
 def run_model(model: str, work: Path, overrides: list[str], parallel: int) -> list[dict[str, Any]]:
