@@ -116,6 +116,14 @@ def test_click_on_a_cell_lists_its_videos(page: Any) -> None:
     assert len(find(page, "#videos svg.seen rect")) == 20
 
 
+def test_click_on_a_cell_of_a_training_lists_the_videos_of_its_validation(browser: Any, reports: Path) -> None:
+    page = opened(browser, reports / "train" / "report.html")
+    number = find(page, "table.matrix button")[0]
+    number.click()
+    assert find(page, "#count")[0].text.split()[0] == number.text
+    assert find(page, "#videos img, #videos .nothumb") == []
+
+
 def test_enter_on_a_cell_lists_its_videos_and_goes_to_them(page: Any) -> None:
     cell(page, 1, 0).send_keys(Keys.ENTER)
     assert all(name.startswith("b/video_") for name in names_listed(page))

@@ -21,6 +21,7 @@ from torch import nn
 from action_recognition.data.dataset import EvaluationWindows
 from action_recognition.data.index import Video
 from action_recognition.errors import UserError
+from action_recognition.report import answers as answers_of
 from action_recognition.report import clips, evaluation, plots, svg, training, videos
 from action_recognition.report.page import script_data, settings
 from action_recognition.report.videos import Evaluated
@@ -115,6 +116,7 @@ def of_size(evaluated: Evaluated, num_classes: int, labels: Sequence[int], answe
     return replace(
         evaluated,
         index=index,
+        names=names,
         scores=video_scores(range(len(labels)), labels, logits),
         windows=EvaluationWindows(index.videos, contract),
         results={**evaluated.results, "class_names": names},
@@ -260,7 +262,7 @@ def test_evaluation_of_a_set_without_mistakes_says_so(finished: tuple[Path, Eval
 def test_many_classes_and_videos_are_cut_and_the_page_says_so(
     finished: tuple[Path, Evaluated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (evaluation, videos):
+    for module in (answers_of, videos):
         monkeypatch.setattr(module, "MAX_LISTED", 20)
     monkeypatch.setattr(videos, "MAX_CLIPS", 3)
     monkeypatch.setattr(videos, "MIN_CLIPS", 1)
@@ -271,7 +273,7 @@ def test_many_classes_and_videos_are_cut_and_the_page_says_so(
     page = evaluation.evaluation_page(of_size(evaluated, 400, labels, answers))
     data, reader = data_of(page), Reader(page)
     assert len([e for e in reader.all("th") if e.get("scope") == "row"]) > 400  # every class has its row of figures
-    assert page.count("<span>class ") == evaluation.MAX_MATRIX + 8  # heads of the matrix, most frequent mistakes
+    assert page.count("<span>class ") == answers_of.MAX_MATRIX + 8  # heads of the matrix, most frequent mistakes
     assert "Of 400 classes, the 60 with the most mistakes are shown" in page
     assert "780 videos that were easier than these are not listed." in page
     assert "The 3 worst of 100 mistakes" in page
@@ -357,6 +359,12 @@ def test_training_and_evaluation_of_two_streams(
     texts = Reader(page).texts
     assert ("1 of 1" in texts, "validation accuracy" in texts) == (True, True)
     assert texts[texts.index("train.optim.lr") + 1] == "0.0625"
+    (row,) = map(json.loads, (tmp_path / "train" / "metrics.jsonl").read_text().splitlines())
+    listed = data_of(page)["videos"]
+    assert len(listed) == 4
+    assert 100 * sum(label == answer for _, label, answer, *_ in listed) / 4 == row["val_acc"]
+    counts = [e for e in Reader(page).all("button") if "data-truth" in e and "style" in e]  # of the confusion matrix
+    assert len(counts) == len({(label, answer) for _, label, answer, *_ in listed})
     assert re.findall(r"https?:|src=.?//", page) == []
     assert Image.open(tmp_path / "train" / "plots" / "curves.png").format == "PNG"
 
@@ -369,13 +377,18 @@ def test_training_and_evaluation_of_two_streams(
 def test_finished_run_that_is_started_again_with_a_report_writes_one(
     make_tree: MakeTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "plot_history", lambda *_: None)
+    for name in ("plot_confusion", "plot_history"):
+        monkeypatch.setattr(training, name, lambda *_: None)
     root = make_tree(tmp_path / "data", {"a": 2, "b": 2}, num_frames=3, modalities=("rgb",))
-    once = ("train.num_epochs=1", "dataset.batch_size=2")
+    once = ("train.num_epochs=1", "dataset.batch_size=2", f"dataset.val_dataset_dir={root}")
     run_train(root, tmp_path, *once)
     assert not (tmp_path / "train" / "report.html").exists()
     run_train(root, tmp_path, *once, "train.report=true")
-    assert "1 of 1" in Reader((tmp_path / "train" / "report.html").read_text()).texts
+    page = (tmp_path / "train" / "report.html").read_text()
+    assert "1 of 1" in Reader(page).texts
+    assert sorted(name for name, *_ in data_of(page)["videos"]) == [
+        f"{video.parent.name}/{video.name}" for video in sorted(root.glob("*/*"))
+    ]
 
 
 # --- parts ---

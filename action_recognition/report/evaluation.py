@@ -3,7 +3,6 @@
 In: an evaluation that is over. Out: report.html and plots/*.png.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from action_recognition.files import write_text
-from action_recognition.report import svg
+from action_recognition.report.answers import classes_section, confusion_section, percent, scores_section
 from action_recognition.report.figures import (
     calibration,
     class_figures,
@@ -20,10 +19,9 @@ from action_recognition.report.figures import (
     wilson_interval,
 )
 from action_recognition.report.gradcam import has_gradients
-from action_recognition.report.page import Cell, Column, Section, folded, meter, page, settings, table, text, tiles
+from action_recognition.report.page import Section, folded, meter, page, settings, text, tiles
 from action_recognition.report.plots import plot_confusion, plot_scores
 from action_recognition.report.videos import (
-    MAX_LISTED,
     MAX_WINDOWS,
     Card,
     Evaluated,
@@ -38,10 +36,7 @@ from action_recognition.report.videos import (
 )
 from action_recognition.training.report import duration, what_limits
 
-MAX_MATRIX = 60  # classes
 _MAX_LENGTHS = 12  # of videos, drawn
-_MAX_PAIRS = 8
-_MANY = 14  # classes, from which on the heads of the matrix are turned
 
 
 def write_evaluation_report(folder: Path, evaluated: Evaluated) -> None:
@@ -60,9 +55,9 @@ def evaluation_page(evaluated: Evaluated) -> str:
     lengths = {look.num_frames for look in looks.values()}
     sections = [
         Section("overview", "Overview", _overview(evaluated)),
-        Section("classes", "Classes", _classes(evaluated)),
-        Section("confusion", "Confusion", _confusion(evaluated)),
-        Section("scores", "Scores", _scores(evaluated)),
+        Section("classes", "Classes", classes_section(evaluated)),
+        Section("confusion", "Confusion", confusion_section(evaluated)),
+        Section("scores", "Scores", scores_section(evaluated)),
         Section("hardest", "Hardest videos", _hardest(evaluated, cards)),
         Section("seen", "What the model saw", _seen(evaluated, looks)),
         Section("time", "Time", _time(evaluated)),
@@ -71,7 +66,7 @@ def evaluation_page(evaluated: Evaluated) -> str:
     data = {
         "classes": list(evaluated.names),
         "videos": listed(evaluated, looks, {card.position: i for i, card in enumerate(cards)}),
-        "videosLeftOut": max(0, len(evaluated.scores) - MAX_LISTED),
+        "videosLeftOut": evaluated.num_unlisted,
         "thumbnails": [look.thumbnail for look in looks.values() if look.thumbnail],
         "windows": {n: [runs(ids) for ids in windows_of(evaluated, n)] for n in sorted(lengths)},
     }
@@ -97,7 +92,7 @@ def _overview(evaluated: Evaluated) -> str:
     if num_videos:
         low, high = wilson_interval(num_right, num_videos)
         facts = [
-            ("accuracy", _percent(num_right / num_videos), f"{100 * low:.1f} to {100 * high:.1f} % (95 % interval)")
+            ("accuracy", percent(num_right / num_videos), f"{100 * low:.1f} to {100 * high:.1f} % (95 % interval)")
         ]
     facts.append(("mean class accuracy", f"{results['mean_class_accuracy']:.1f} %", "each class counts the same"))
     if "top5_accuracy" in results:
@@ -106,7 +101,7 @@ def _overview(evaluated: Evaluated) -> str:
         facts.append(("clip accuracy", f"{results['clip_accuracy']:.1f} %", f"of {results['windows']} clips"))
     facts.append(("loss", f"{results['loss']:.3f}", "cross entropy"))
     ece = calibration(evaluated.answer_scores, evaluated.right).ece
-    facts.append(("calibration error", _percent(ece), "how far scores are from chances"))
+    facts.append(("calibration error", percent(ece), "how far scores are from chances"))
     facts.append(("videos", f"{num_videos}", f"{num_right} right, {num_videos - num_right} wrong"))
     if results["skipped"]:
         facts.append(("left out", f"{results['skipped']}", "videos that can't be read"))
@@ -125,7 +120,7 @@ def _in_short(evaluated: Evaluated) -> str:
     if len(known) > 1:
         recall, figures, name = min(known, key=lambda entry: entry[0] or 0)
         said.append(
-            f"Hardest class: {name}, {figures.right} of {figures.videos} videos recognised ({_percent(recall)})."
+            f"Hardest class: {name}, {figures.right} of {figures.videos} videos recognised ({percent(recall)})."
         )
     if len(evaluated.scores):
         mean, share = float(evaluated.answer_scores.mean()), float(evaluated.right.mean())
@@ -133,114 +128,9 @@ def _in_short(evaluated: Evaluated) -> str:
             "about as sure as it is right" if abs(mean - share) < 0.02 else "too sure" if mean > share else "too unsure"
         )
         said.append(
-            f"The model is {word}: its answers score {_percent(mean)} on average, and {_percent(share)} are right."
+            f"The model is {word}: its answers score {percent(mean)} on average, and {percent(share)} are right."
         )
     return f'<ul class="summary">{"".join(f"<li>{text(line)}</li>" for line in said)}</ul>'
-
-
-def _classes(evaluated: Evaluated) -> str:
-    columns = [Column("class", is_text=True), *map(Column, ("videos", "right", "precision", "recall", "F1"))]
-    most: dict[int, str] = {}
-    for label, answer, count in confused_pairs(evaluated.confusion):
-        most.setdefault(label, f"{evaluated.names[answer]} ({count})")
-    rows = []
-    for i, (name, c) in enumerate(zip(evaluated.names, class_figures(evaluated.confusion), strict=True)):
-        counts = [Cell(str(n), n) for n in (c.videos, c.right)]
-        shares = [_share(c.precision), _share(c.recall), _share(c.f1, with_meter=True)]
-        rows.append((name, [*counts, *shares, Cell(text(most.get(i, "-")))]))
-    lead = (
-        "Precision: of the videos that got this answer, the share that are of the class. Recall: of the videos of the "
-        "class, the share that got this answer. F1: the harmonic mean of both. Press a head to sort by it."
-    )
-    return f'<p class="lead">{lead}</p>' + table([*columns, Column("most often taken for", is_text=True)], rows)
-
-
-def _share(share: float | None, with_meter: bool = False) -> Cell:
-    if share is None:
-        return Cell("-", math.nan)
-    return Cell(_percent(share) + (meter(share) if with_meter else ""), share)
-
-
-def _confusion(evaluated: Evaluated) -> str:
-    confusion, names = evaluated.confusion, evaluated.names
-    shown, note = np.arange(len(names)), ""
-    if len(names) > MAX_MATRIX:
-        wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
-        shown = np.sort(np.argsort(-wrong, kind="stable")[:MAX_MATRIX])
-        note = f" Of {len(names)} classes, the {MAX_MATRIX} with the most mistakes are shown; the lists below have all."
-    lead = f"A row is a class, a column an answer. Press a number to see its videos.{note}"
-    heads = "".join(f'<th scope="col" title="{text(names[j])}"><span>{text(names[j])}</span></th>' for j in shown)
-    rows = "".join(_matrix_row(confusion, names, i, shown) for i in shown.tolist())
-    many = " many" if len(shown) >= _MANY else ""
-    head = f"<thead><tr><th>class / answer</th>{heads}</tr></thead>"
-    matrix = f'<table class="matrix{many}">{head}<tbody>{rows}</tbody></table>'
-    box = f'<div class="box" tabindex="0" role="region" aria-label="Confusion matrix">{matrix}</div>'
-    left_out = len(evaluated.scores) - MAX_LISTED
-    cut = f'<p class="note">{left_out} videos that were easier than these are not listed.</p>' if left_out > 0 else ""
-    beside = f'<div class="beside">{box}{_pairs(confused_pairs(confusion), names)}</div>'
-    return f'<p class="lead">{lead}</p>{beside}{_VIDEO_LIST}{cut}'
-
-
-_VIDEO_LIST = """
-<div class="tools">
-<label>Class <select id="truth"><option value="">all</option></select></label>
-<label>Answer <select id="answer"><option value="">all</option>
-<option value="wrong" selected>all wrong ones</option></select></label>
-<strong id="count" tabindex="-1" aria-live="polite"></strong>
-</div>
-<ul class="videos" id="videos"></ul>
-<p class="more"><button type="button" class="button" id="more" hidden></button></p>"""
-
-
-def _pairs(pairs: Sequence[tuple[int, int, int]], names: Sequence[str]) -> str:
-    items = "".join(
-        f'<li><button type="button" data-truth="{t}" data-answer="{p}"><span>{text(names[t])}, taken for '
-        f"{text(names[p])}</span><b>{count}</b></button></li>"
-        for t, p, count in pairs[:_MAX_PAIRS]
-    )
-    title = "Most frequent mistakes" if len(pairs) > _MAX_PAIRS else "Mistakes by frequency"
-    return f'<div class="pairs"><h3>{title}</h3><ol>{items}</ol></div>' if items else ""
-
-
-def _matrix_row(confusion: np.ndarray, names: Sequence[str], label: int, shown: np.ndarray) -> str:
-    total = max(1, int(confusion[label].sum()))
-    cells = []
-    for answer in shown.tolist():
-        count = int(confusion[label, answer])
-        if not count:
-            cells.append("<td></td>")
-            continue
-        what = f"{names[label]} recognised" if label == answer else f"{names[label]} taken for {names[answer]}"
-        cells.append(
-            f'<td{" class=hit" * (label == answer)}><button type="button" data-truth="{label}" data-answer="{answer}" '
-            f'style="--p:{count / total:.2f}" aria-label="{text(what)}: {count}">{count}</button></td>'
-        )
-    head = f'<th scope="row" title="{text(names[label])}">{text(names[label])}</th>'
-    return f"<tr>{head}{''.join(cells)}</tr>"
-
-
-def _scores(evaluated: Evaluated) -> str:
-    found = calibration(evaluated.answer_scores, evaluated.right)
-    right, wrong = score_histograms(evaluated.answer_scores, evaluated.right)
-    lead = (
-        "Can a score be taken for a chance? Bars show how often answers of a score were right. On the dashed line they "
-        "would be right as often as they say; the shaded part is what is missing or too much. At the foot is the "
-        f"number of videos: few of them say little. The expected calibration error is {_percent(found.ece)} "
-        f"in {len(found.counts)} bins (Guo et al., On Calibration of Modern Neural Networks, 2017)."
-    )
-    diagram = svg.reliability(
-        found.counts.tolist(),
-        found.scores.tolist(),
-        found.accuracies.tolist(),
-        "Reliability",
-        ("score", "right answers"),
-    )
-    below = ("score of the answer", "videos")
-    histograms = "".join(
-        svg.histogram(counts.tolist(), kind, f"Scores of {kind} answers ({counts.sum()})", below)
-        for kind, counts in (("right", right), ("wrong", wrong))
-    )
-    return f'<p class="lead">{lead}</p><div class="charts">{diagram}<div>{histograms}</div></div>'
 
 
 def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
@@ -313,7 +203,7 @@ def _best_scores(probabilities: np.ndarray, names: Sequence[str], label: int) ->
         best[-1] = label
     items = "".join(
         f'<li{" class=own" * (i == label)}><span title="{text(names[i])}">{text(names[i])}</span>'
-        f"{meter(float(probabilities[i]))}<span>{_percent(float(probabilities[i]))}</span></li>"
+        f"{meter(float(probabilities[i]))}<span>{percent(float(probabilities[i]))}</span></li>"
         for i in best
     )
     return f'<ul class="bars">{items}</ul>'
@@ -330,7 +220,7 @@ def _seen(evaluated: Evaluated, looks: Mapping[int, Look]) -> str:
     mode, strategy = evaluated.windows.mode, evaluated.contract.sample_strategy
     lead = (
         f"Evaluated in mode {mode}, with {strategy} frames{views}. On average the model saw "
-        f"{_percent(float(np.mean(shares)))} of a video's frames, and never less than {_percent(min(shares))}. What "
+        f"{percent(float(np.mean(shares)))} of a video's frames, and never less than {percent(min(shares))}. What "
         "happens elsewhere can't be recognised. A bar is a video from its first frame to its last, a row in it a "
         "window, and what is coloured was seen."
     )
@@ -375,7 +265,3 @@ def _model(evaluated: Evaluated) -> str:
         parts.append(folded("How it was trained (the checkpoint's spec)", settings(trained_as)))
     parts.append(folded("How it was evaluated", settings(evaluated.settings)))
     return "".join(parts)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.1f} %"

@@ -76,7 +76,7 @@
         link.href = `#clip-${card}`;
         texts.append(link);
       }
-      item.append(image, texts);
+      item.append(...(data.thumbnails ? [image, texts] : [texts]));
       return item;
     };
     const showMore = () => {

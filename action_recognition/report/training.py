@@ -1,4 +1,7 @@
-"""The report of a training run: curves, where the time went, and all settings. In: the history and the spec."""
+"""The report of a training run: curves, what the last validation answered, where the time went, and all settings.
+
+In: the history, the spec, and the answers of the validation where there was one. Out: report.html and plots/*.png.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +12,10 @@ from action_recognition.clip.contract import Contract
 from action_recognition.config import Spec, load_spec, to_plain
 from action_recognition.files import write_text
 from action_recognition.report import svg
+from action_recognition.report.answers import Answers, classes_section, confusion_section, scores_section
 from action_recognition.report.page import Cell, Column, Section, folded, page, settings, table, text, tiles
-from action_recognition.report.plots import plot_history
+from action_recognition.report.plots import plot_confusion, plot_history
+from action_recognition.report.videos import listed
 from action_recognition.training.report import duration, what_limits
 
 History = Sequence[Mapping[str, Any]]
@@ -26,23 +31,53 @@ _COLUMNS = {
 }
 
 
-def write_training_report(folder: Path, history: History, spec: Spec, contract: Contract, num_workers: int) -> None:
-    """report.html and plots/curves.png in `folder`, of the epochs finished so far. OutputError where they can't be."""
+def write_training_report(
+    folder: Path, history: History, spec: Spec, contract: Contract, num_workers: int, answers: Answers | None
+) -> None:
+    """report.html and plots/*.png in `folder`, of the epochs finished so far. OutputError where they can't be.
+
+    `answers` are those of the last validation, None where there was none.
+    """
     plot_history(history, folder / "plots" / "curves.png")
-    write_text(folder / "report.html", training_page(history, spec, contract, num_workers))
+    if answers:
+        plot_confusion(answers.confusion, answers.names, folder / "plots" / "confusion.png")
+    write_text(folder / "report.html", training_page(history, spec, contract, num_workers, answers))
 
 
-def training_page(history: History, spec: Spec, contract: Contract, num_workers: int) -> str:
+def training_page(
+    history: History, spec: Spec, contract: Contract, num_workers: int, answers: Answers | None = None
+) -> str:
     """The page as text."""
     sections = [
         Section("overview", "Overview", _overview(history, spec)),
         Section("curves", "Curves", _curves(history) + _time(history, num_workers)),
+        *(_validation(history, spec, answers) if answers else ()),
         Section("epochs", "Epochs", _epochs(history)),
         Section("settings", "Settings", _settings(spec, contract)),
     ]
     network = f"{contract.input_type} {spec.model.backbone} for {contract.model_type}"
     subtitle = f"{text(network)}, trained on {text(spec.dataset.train_dataset_dir)}"
-    return page("Training report", subtitle, sections, {})
+    data = {}
+    if answers:
+        data = {"classes": answers.names, "videos": listed(answers, {}, {}), "videosLeftOut": answers.num_unlisted}
+    return page("Training report", subtitle, sections, data)
+
+
+def _validation(history: History, spec: Spec, answers: Answers) -> list[Section]:
+    """What the last validation answered."""
+    epoch = max(row["epoch"] for row in history if row.get("val_acc") is not None)
+    command = (
+        f"python tools/evaluate.py evaluate.checkpoint={spec.train.results_dir}/ar_model_latest.pth "
+        f"evaluate.test_dataset_dir={spec.dataset.val_dataset_dir} evaluate.report=true results_dir={spec.results_dir}"
+    )
+    lead = f"The validation videos after epoch {epoch + 1}. Their pictures, and the worst mistakes as clips, come with "
+    return [
+        Section(
+            "classes", "Classes", f'<p class="note">{lead}<code>{text(command)}</code></p>{classes_section(answers)}'
+        ),
+        Section("confusion", "Confusion", confusion_section(answers)),
+        Section("scores", "Scores", scores_section(answers)),
+    ]
 
 
 def _overview(history: History, spec: Spec) -> str:

@@ -6,7 +6,6 @@ read of each video that is listed, and the clips of the hardest, which go throug
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,37 +16,31 @@ from action_recognition.clip.contract import Contract
 from action_recognition.clip.transform import Box, view_boxes
 from action_recognition.data.dataset import EvaluationWindows
 from action_recognition.data.frames import open_frames
-from action_recognition.data.index import Index
 from action_recognition.data.loader import ToInput
 from action_recognition.data.sheet import flow_in_colours
 from action_recognition.data.survey import printable
 from action_recognition.errors import DataError
 from action_recognition.report import clips
-from action_recognition.report.figures import hardest
+from action_recognition.report.answers import MAX_LISTED, Answers
 from action_recognition.report.gradcam import grad_cam, has_gradients
-from action_recognition.training.metrics import VideoScores, confusion_matrix
 from action_recognition.training.report import Times
 
 MAX_CLIPS = 24  # mistakes shown as moving clips
 MIN_CLIPS = 6  # filled up with the right answers that were least sure
 MAX_CLIP_CHARACTERS = 5_000_000  # so that the whole file stays below about 10 MB
 MAX_THUMBNAILS = 600
-MAX_LISTED = 3000
 MAX_WINDOWS = 10  # drawn of a video
 MAX_CAM_FRAMES = 128
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """An evaluation that is over: `results` as in results.json, the scores, and what they were made with.
+class Evaluated(Answers):
+    """An evaluation that is over: `results` as in results.json, the answers, and what they were made with.
 
     `trained_as` is the spec that the checkpoint holds, plain; `settings` how it was evaluated.
     """
 
     results: Mapping[str, Any]
-    scores: VideoScores
-    index: Index
-    root: str
     windows: EvaluationWindows
     model: nn.Module
     device: torch.device
@@ -60,34 +53,6 @@ class Evaluated:
     @property
     def contract(self) -> Contract:
         return self.windows.contract
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.contract.class_names
-
-    @cached_property
-    def right(self) -> np.ndarray:
-        """Which videos (V,) were recognised."""
-        return self.scores.predictions == self.scores.labels
-
-    @cached_property
-    def answer_scores(self) -> np.ndarray:
-        """The score (V,) of each answer."""
-        return self.scores.probabilities.max(axis=1)
-
-    @cached_property
-    def confusion(self) -> np.ndarray:
-        return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.names))
-
-    @cached_property
-    def order(self) -> np.ndarray:
-        """All videos, the hardest first."""
-        return hardest(self.scores.labels, self.scores.probabilities)
-
-    def name(self, position: int) -> str:
-        """A video's path in the test data."""
-        path = self.index.videos[self.scores.video_ids[position]].path
-        return path.removeprefix(self.root.rstrip("/")).lstrip("/")
 
 
 @dataclass(frozen=True)
@@ -213,16 +178,16 @@ def _film(modality: str, frames: np.ndarray, heat: np.ndarray | None, note: str)
     return Film(modality, len(ids), strip, heated, tuple(float(t) for t in times), "")
 
 
-def listed(evaluated: Evaluated, looks: Mapping[int, Look], cards: Mapping[int, int]) -> list[list[Any]]:
+def listed(answers: Answers, looks: Mapping[int, Look], cards: Mapping[int, int]) -> list[list[Any]]:
     """A row a video, the hardest first: name, class, answer, their scores, frames, picture and card, -1 for none."""
-    scores, rows, pictures = evaluated.scores, [], 0
-    for position in evaluated.order[:MAX_LISTED].tolist():
+    scores, rows, pictures = answers.scores, [], 0
+    for position in answers.order[:MAX_LISTED].tolist():
         label, answer = int(scores.labels[position]), int(scores.predictions[position])
         both = (round(float(scores.probabilities[position, i]), 4) for i in (answer, label))
         look = looks.get(position, Look(0))
         picture = pictures if look.thumbnail else -1
         pictures += bool(look.thumbnail)
-        name = printable(evaluated.name(position))
+        name = printable(answers.name(position))
         rows.append([name, label, answer, *both, look.num_frames, picture, cards.get(position, -1)])
     return rows
 

@@ -116,6 +116,7 @@ def _write_report(
         scores=scores,
         index=index,
         root=str(section.test_dataset_dir),
+        names=windows.contract.class_names,
         windows=windows,
         model=trained.model,
         device=process.device,

@@ -42,6 +42,7 @@ from action_recognition.loading import description
 from action_recognition.models import build_model
 from action_recognition.models.stages import stages
 from action_recognition.models.weights import load_pretrained, load_state
+from action_recognition.report.answers import Answers
 from action_recognition.report.plots import check_plots
 from action_recognition.report.training import write_training_report
 from action_recognition.sealing import key_from, plain_note
@@ -101,7 +102,10 @@ def train(spec: Spec, say: Say) -> list[dict[str, Any]]:
     with connected(spec.train.device, spec.train.gpu_ids, "train.device", spec.train.timeout_sec) as process:
         trainer = Trainer(spec, process, say if process.is_first else lambda text: None)
         trainer.resume()
-        return trainer.fit()
+        history = trainer.fit()
+        if spec.train.report:
+            trainer.say(f"the report is {trainer.folder / 'report.html'}")
+        return history
 
 
 class Trainer:
@@ -129,6 +133,10 @@ class Trainer:
         self.run = self._make_run()
         self.state = State()
         self.status = StatusFile(self.folder, process.is_first)
+        self.stop = StopRequest(spec.train.timeout_sec)
+        self.num_workers = workers_here(spec, process, say)
+        self.readers: list[Any] = []
+        self.answers: Answers | None = None  # of the last validation
 
     # --- what a run is made of ---
 
@@ -281,12 +289,11 @@ class Trainer:
         if self._is_over():
             why = "" if state.epoch >= train.num_epochs else f", the last {train.early_stopping} without a better one"
             self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}{why}")
-            self._write_figures()  # it may have been killed between its last checkpoint and these
+            self._write_again()
             self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
             return state.history
         if self.plan.smallest_batch == 1 and not train.sync_bn:
             check_single_clips(self.bare_model, _example_input(self.contract, self.process.device))
-        self.stop = StopRequest(train.timeout_sec)
         batches, validate = self._training_batches(), self._validation()
         clips, size = self.plan.num_clips, self.plan.batch_size * self.process.num_processes
         layout = "" if self.layout == torch.contiguous_format else ", channels last"
@@ -339,16 +346,16 @@ class Trainer:
     def _training_batches(self) -> Iterable[Batch]:
         dataset = self.spec.dataset
         clips = TrainingClips(self.index.videos, self.contract, self.augmentation, dataset.clips_per_video, self.seed)
-        self.num_workers = workers_here(self.spec, self.process, self.say)
         loader = training_loader(clips, self.plan, self.num_workers, self.process.device, dataset.timeout_sec)
-        self.readers: list[Any] = [loader.dataset]
+        self.readers.append(loader.dataset)
         return Prefetcher(Readable[Batch](loader, dataset.on_bad_video), self.process.device)
 
     def _validation(self) -> Callable[[], dict[str, float]] | None:
-        if self.val_index is None:
+        index = self.val_index
+        if index is None:
             return None
         process, num_classes = self.process, len(self.contract.class_names)
-        windows = EvaluationWindows(self.val_index.videos, self.contract)
+        windows = EvaluationWindows(index.videos, self.contract)
         shard = (process.rank, process.num_processes)
         loader = evaluation_loader(windows, self.num_workers, process.device, *shard, self.spec.dataset.timeout_sec)
         self.readers.append(loader.dataset)
@@ -362,6 +369,7 @@ class Trainer:
             if number := self.stop.now():
                 self._save_and_leave(number)  # of this epoch nothing but its validation is left
             self.state.problems.update(problems)
+            self.answers = Answers(scores, index, str(self.spec.dataset.val_dataset_dir), self.contract.class_names)
             confusion = confusion_matrix(scores.labels, scores.predictions, num_classes)
             accuracies = {"val_acc": total_accuracy(confusion), "val_m_acc": mean_class_accuracy(confusion)}
             return {"val_loss": scores.loss, **accuracies}
@@ -433,7 +441,17 @@ class Trainer:
             write_metrics(self.folder / "metrics.jsonl", self.state.history)
             if self.spec.train.report:
                 num_workers = usable_workers(self.spec.dataset.workers, self.process.num_local)
-                write_training_report(self.folder, self.state.history, self.spec, self.contract, num_workers)
+                write_training_report(
+                    self.folder, self.state.history, self.spec, self.contract, num_workers, self.answers
+                )
+
+    def _write_again(self) -> None:
+        """The figures of a finished run, which may have been killed between its last checkpoint and these."""
+        validate = self._validation() if self.spec.train.report else None
+        if validate:
+            with self.stop, self._ended_by_signal(), reader_errors_told(self.readers, self.spec.dataset.timeout_sec):
+                validate()
+        self._write_figures()
 
     def _epoch_line(self, row: dict[str, Any], is_best: bool) -> str:
         figures = [f"train loss {row['train_loss']:.3f}, accuracy {row['train_acc']:.1f} %"]
