@@ -124,22 +124,32 @@ def train(data: Path, work: Path, name: str, results: Path, seed: int, overrides
 def run_recipe(data: Path, work: Path, name: str, recipe: str, seed: int) -> dict[str, Any]:
     """Train and evaluate. Returns the run's line of the record."""
     overrides = RECIPES[name][recipe]
-    results = work / "runs" / f"{name} {recipe} {seed}".replace(" ", "_")
+    results, trained = (_folder(work, name, part, seed) for part in (recipe, _trained_as(name, recipe)))
     if "model.rgb_pretrained_num_classes=3" in overrides:
         source = work / "runs" / f"source_{seed}"
         if not (source / "train/model_epoch_003.pth").exists():
             train(data, work, "source", source, seed, ("train.num_epochs=4", "train.optim.lr_steps=[3]"))
         overrides = (*overrides, f"model.rgb_pretrained_model_path={source / 'train/ar_model_latest.pth'}")
-    checkpoint = train(data, work, name, results, seed, overrides)
+    checkpoint = train(data, work, name, trained, seed, overrides)
     evaluation = [o for o in overrides if o.startswith("evaluate.")]
     where = (f"evaluate.checkpoint={checkpoint}", f"evaluate.test_dataset_dir={test_set(data, work, name)}")
     run("evaluate.py", *where, f"results_dir={results}", *evaluation, log=results / "log.txt")
     scores = json.loads((results / "evaluate/results.json").read_text())
-    epochs = len((results / "train/metrics.jsonl").read_text().splitlines())
+    epochs = len((trained / "train/metrics.jsonl").read_text().splitlines())
     return {
         "set": name, "recipe": recipe, "seed": seed, "overrides": list(RECIPES[name][recipe]), "epochs": epochs,
         "accuracy": scores["accuracy"], "mean_class_accuracy": scores["mean_class_accuracy"], "loss": scores["loss"],
     }  # fmt: skip
+
+
+def _folder(work: Path, name: str, recipe: str, seed: int) -> Path:
+    return work / "runs" / f"{name} {recipe} {seed}".replace(" ", "_")
+
+
+def _trained_as(name: str, recipe: str) -> str:
+    """The first recipe with this training: what differs in evaluate.* keys alone is trained once."""
+    trainings = {r: [o for o in given if not o.startswith("evaluate.")] for r, given in RECIPES[name].items()}
+    return next(r for r, given in trainings.items() if given == trainings[recipe])
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -161,36 +171,53 @@ def page(lines: list[dict[str, Any]]) -> str:
 
 def rows(name: str, lines: list[dict[str, Any]]) -> Iterator[str]:
     """A table: a recipe a row, the mean and the range over its seeds, how many there were, and what differs."""
-    yield "| recipe | runs | accuracy, % | range | loss | epochs | keys |\n|---|---|---|---|---|---|---|"
-    first = next(iter(RECIPES[name].values()))
+    yield "| recipe | runs | accuracy, % | range | against the first | loss | epochs | keys |"
+    yield "|---|---|---|---|---|---|---|---|"
+    first = next(iter(RECIPES[name]))
     for recipe, overrides in RECIPES[name].items():
-        runs = [line for line in lines if line.get("set") == name and line["recipe"] == recipe]
+        runs = {line["seed"]: line for line in lines if line.get("set") == name and line["recipe"] == recipe}
         if not runs:
-            yield f"| {recipe} | 0 | | | | | |"
+            yield f"| {recipe} | 0 | | | | | | |"
             continue
-        values = [line["mean_class_accuracy"] for line in runs]
-        loss, epochs = (statistics.mean(line[key] for line in runs) for key in ("loss", "epochs"))
-        keys = ", ".join(f"`{o}`" for o in overrides if o not in first or recipe == next(iter(RECIPES[name])))
-        spread = f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
-        mean = statistics.mean(values)
-        yield f"| {recipe} | {len(runs)} | {mean:.1f} | {spread} | {loss:.2f} | {epochs:.0f} | {keys} |"
+        values = {seed: line["mean_class_accuracy"] for seed, line in runs.items()}
+        if recipe == first:
+            usual = values
+        differences = [values[seed] - usual[seed] for seed in values if seed in usual]
+        loss, epochs = (statistics.mean(line[key] for line in runs.values()) for key in ("loss", "epochs"))
+        keys = ", ".join(f"`{o}`" for o in overrides if recipe == first or o not in RECIPES[name][first])
+        against = f"{statistics.mean(differences):+.1f}" if differences and recipe != first else ""
+        figures = f"{statistics.mean(values.values()):.1f} | {_range(list(values.values()))} | {against} | {loss:.2f}"
+        yield f"| {recipe} | {len(runs)} | {figures} | {epochs:.0f} | {keys} |"
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
 
 
 def ut_rows(lines: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| model | runs | fold 0 | 1 | 2 | 3 | all folds |\n|---|---|---|---|---|---|---|"
+    """The four folds: in a cell a figure for each run that has all of them."""
+    yield "| model | runs | fold 0 | 1 | 2 | 3 | all folds, % | range |\n|---|---|---|---|---|---|---|---|"
     for model in ("rgb", "of", "joint"):
-        folds = [[line for line in lines if line.get("ut") == model and line["fold"] == f] for f in range(4)]
-        if all(folds):
-            cells = " | ".join(", ".join(f"{line['right']} of {line['videos']}" for line in fold) for fold in folds)
-            right, videos = (sum(line[key] for fold in folds for line in fold) for key in ("right", "videos"))
-            yield f"| {model} | {min(map(len, folds))} | {cells} | {100 * right / videos:.1f} % |"
+        runs: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+        for line in lines:
+            if line.get("ut") == model:
+                runs.setdefault(tuple(line["overrides"]), {})[line["fold"]] = line
+        whole = [run for run in runs.values() if len(run) == 4]
+        if whole:
+            cells = [f"{', '.join(str(run[f]['right']) for run in whole)} of {whole[0][f]['videos']}" for f in range(4)]
+            totals = [
+                100 * sum(r["right"] for r in run.values()) / sum(r["videos"] for r in run.values()) for run in whole
+            ]
+            mean = statistics.mean(totals)
+            yield f"| {model} | {len(whole)} | {' | '.join(cells)} | {mean:.1f} | {_range(totals)} |"
 
 
 TEXT = """# Recipes for few clips
 
-Runs that were made, not advice: every row says of how many. Accuracy is the mean class accuracy on 40 test videos
-a class, the range that of the runs (of 200 videos, one point is two). All from `configs/demo.yaml`: 3D ResNet-18, 8
-frames, here of 48x48 pixels, fp32 on a CPU. Written by
+Runs that were made, not advice: every row says of how many. They differ in `train.seed`, and have the same videos.
+Accuracy is the mean class accuracy on 40 test videos a class, the range that of the runs, "against the first" the mean
+difference from the first row, seed by seed. Of 200 videos one point is two: a difference of one run below 5 points
+says nothing. All from `configs/demo.yaml`: 3D ResNet-18, 8 frames, here of 48x48 pixels, fp32 on a CPU. Written by
 
 ```sh
 python tools/make_demo_data.py demo --no-flow --size 72
@@ -216,6 +243,8 @@ figure near that is no sign of motion having been seen. By
 
 ```sh
 python tools/ut_interaction.py path/to/ut_interaction work/ut_interaction
+python tools/ut_interaction.py path/to/ut_interaction work/ut_interaction --models rgb --parallel 1 \\
+    train.seed=2 train.memory_format=channels_last      # and 3
 python tools/recipes.py --page --ut work/ut_interaction/results.jsonl
 ```
 
