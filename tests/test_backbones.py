@@ -22,6 +22,7 @@ from action_recognition.deploy.export import Deployable, compare, to_onnx
 from action_recognition.errors import CheckpointError, SpecError
 from action_recognition.models import build_model
 from action_recognition.models.stages import stages
+from action_recognition.models.video import least_frames
 from action_recognition.models.weights import architecture, load_pretrained
 from action_recognition.sealing import seal
 from action_recognition.training.recipe import compute_twice
@@ -106,6 +107,12 @@ def test_dropout_ratio_is_the_share_dropped_in_front_of_the_head(name: str) -> N
 def test_network_takes_clips_down_to_its_limit(name: str, shape: tuple[int, int, int]) -> None:
     with torch.inference_mode():
         assert network(name)(torch.zeros(1, 3, *shape)).shape == (1, 5)
+
+
+def test_least_frames_of_a_network_are_what_its_last_pool_needs() -> None:
+    joint = ModelSpec(model_type="joint", input_type="3d", backbone="i3d", input_height=224, input_width=224)
+    models = [network("s3d"), hollow(lambda: build_model(joint, 5)), network("r3d_18"), network("mvit_v2_s")]
+    assert [least_frames(model) for model in models] == [13, 9, 1, None]
 
 
 @pytest.mark.slow

@@ -203,8 +203,17 @@ def test_evaluation_windows_of_all_take_every_frame(tmp_path, make_tree, input_t
 
 def test_evaluation_windows_of_all_for_a_3d_model_of_fixed_length_are_clips_of_that_length(tmp_path, make_tree) -> None:
     index = index_of(make_tree(tmp_path / "tree", {"a": 1}, num_frames=12), ["rgb"])
-    windows = EvaluationWindows(index.videos, contract({"rgb": 4}, "3d"), "all", fixed_length=True)
+    windows = EvaluationWindows(index.videos, contract({"rgb": 4}, "3d"), "all", least_frames=None)
     assert windows[0].clips["rgb"].shape == (3, 4, 8, 8, 3)
+
+
+def test_evaluation_windows_of_all_for_a_3d_model_are_usual_clips_where_a_video_is_too_short_for_it(
+    tmp_path: Path, make_tree: MakeTree
+) -> None:
+    index = index_of(make_tree(tmp_path / "tree", {"a": 2}, num_frames=(12, 13)), ["rgb"])
+    windows = EvaluationWindows(index.videos, contract({"rgb": 16}, "3d"), "all", least_frames=13)
+    assert windows[0].clips["rgb"][..., 0, 0, 1].tolist() == [[*range(12), *range(4)]]
+    assert windows[1].clips["rgb"].shape == (1, 13, 8, 8, 3)
 
 
 def test_evaluation_windows_read_each_frame_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

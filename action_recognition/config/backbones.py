@@ -31,6 +31,8 @@ class VideoBackbone:
     is_fixed: bool = False
 
 
+I3D_LEAST_FRAMES = 9  # its last pool is over two of the frames that strides of 8 leave
+
 # Frames are resized for all of them to 8/7 of the side that is cropped: 128 for 112, 256 for 224.
 RESIZE_RATIO = 8 / 7
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from action_recognition.config.backbones import KINETICS, RESIZE_RATIO, VIDEO_BACKBONES
+from action_recognition.config.backbones import I3D_LEAST_FRAMES, KINETICS, RESIZE_RATIO, VIDEO_BACKBONES
 from action_recognition.config.declare import Problem, shorten, shorten_key, show_plain
 from action_recognition.config.keys import KEYS, TASKS, ModelSpec, Spec
 from action_recognition.config.placing import Placer
@@ -192,9 +192,11 @@ def i3d_limits(model: ModelSpec) -> Iterator[Problem]:
         yield Problem("model.imagenet_pretrained", text, ("model.backbone",))
     for stream in ("rgb", "of"):
         length = getattr(model, f"{stream}_seq_length")
-        if model.model_type in (stream, "joint") and length < 9:
+        if model.model_type in (stream, "joint") and length < I3D_LEAST_FRAMES:
             involved = ("model.backbone", "model.model_type")
-            yield Problem(f"model.{stream}_seq_length", f"i3d needs at least 9 frames, got {length}", involved)
+            yield Problem(
+                f"model.{stream}_seq_length", f"i3d needs at least {I3D_LEAST_FRAMES} frames, got {length}", involved
+            )
 
     for name in ("model.input_height", "model.input_width"):
         side = getattr(model, name.partition(".")[2])

@@ -87,8 +87,8 @@ class TrainingClips(Dataset[Sample]):
 class EvaluationWindows(Dataset[Sample]):
     """All windows of a video that `mode` (center, conv, all) asks for, in `num_views` views of each.
 
-    Each frame is read once a view. In mode all a 3D model gets a video as one clip of all its frames, but with
-    `fixed_length` in clips of the model's length, as a 2D model does.
+    Each frame is read once a view. In mode all a 3D model gets a video of at least `least_frames` (None: no video) as
+    one clip of all its frames, any other in clips of the model's length, as a 2D model does.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class EvaluationWindows(Dataset[Sample]):
         mode: str = "center",
         num_segments: int = 10,
         num_views: int = 1,
-        fixed_length: bool = False,
+        least_frames: int | None = 1,
     ) -> None:
         self.videos, self.contract, self.mode, self.num_segments = videos, contract, mode, num_segments
-        self.num_views, self.fixed_length = num_views, fixed_length
+        self.num_views, self.least_frames = num_views, least_frames
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -115,6 +115,7 @@ class EvaluationWindows(Dataset[Sample]):
 
     def ids(self, num_frames: int) -> dict[str, np.ndarray]:
         """The frames that are seen of a video of this length: {modality: (S, T)}, the same in each view."""
+        takes_all = self.least_frames is not None and num_frames >= self.least_frames
         return window_ids(
             num_frames,
             self.contract.lengths,
@@ -122,7 +123,7 @@ class EvaluationWindows(Dataset[Sample]):
             rate=self.contract.sample_rate,
             mode=self.mode,
             num_segments=self.num_segments,
-            whole_clip=self.contract.is_3d and not self.fixed_length,
+            whole_clip=self.contract.is_3d and takes_all,
         )
 
     def _clips(self, video: Video) -> tuple[dict[str, np.ndarray], bool]:

@@ -6,7 +6,12 @@ weights is not done here.
 
 from torch import Tensor, nn
 from torchvision.models import get_model_builder
-from torchvision.models.video import MViT
+from torchvision.models.video import S3D, MViT
+
+from action_recognition.config.backbones import I3D_LEAST_FRAMES, VIDEO_BACKBONES
+from action_recognition.models.i3d import I3d
+
+_LEAST_FRAMES = {I3d: I3D_LEAST_FRAMES, S3D: VIDEO_BACKBONES["s3d"].least_frames}
 
 
 class Mean(nn.Module):
@@ -16,9 +21,13 @@ class Mean(nn.Module):
         return x.mean((2, 3, 4), keepdim=True)
 
 
-def has_fixed_length(model: nn.Module) -> bool:
-    """Whether a network takes clips of one length only: MViT, whose positions are learnt for that length."""
-    return isinstance(model, MViT)
+def least_frames(model: nn.Module) -> int | None:
+    """The shortest clip that a 3D network takes. None: clips of one length only (MViT, whose positions are learnt)."""
+    if isinstance(model, MViT):
+        return None
+    return max(
+        least if isinstance(part, kind) else 1 for part in model.modules() for kind, least in _LEAST_FRAMES.items()
+    )
 
 
 def video_network(backbone: str, num_classes: int, dropout: float) -> nn.Module:

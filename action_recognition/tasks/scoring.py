@@ -23,7 +23,7 @@ from action_recognition.errors import SpecError
 from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
-from action_recognition.models.video import has_fixed_length
+from action_recognition.models.video import least_frames
 from action_recognition.models.weights import load_state
 from action_recognition.sealing import plain_note
 from action_recognition.tasks.exported import is_exported, load_exported
@@ -115,9 +115,9 @@ class Windowing:
 
 def windows_of(trained: Trained, index: Index, windowing: Windowing) -> EvaluationWindows:
     """The windows of all videos of the index that a model is to score."""
-    fixed_length = has_fixed_length(trained.model)
+    least = least_frames(trained.model)
     return EvaluationWindows(
-        index.videos, trained.contract, windowing.mode, windowing.num_segments, windowing.num_views, fixed_length
+        index.videos, trained.contract, windowing.mode, windowing.num_segments, windowing.num_views, least
     )
 
 
