@@ -14,7 +14,7 @@ RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all test-lowest docs-test audit coverage torture api bench lint clean
+.PHONY: demo test test-all test-browser test-lowest docs-test audit coverage torture api bench lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -35,6 +35,9 @@ test: $(VENV)/.all lint
 
 test-all: $(VENV)/.all lint
 	$(RUN) -m pytest -n 2 -m "not gpu and not trt"
+
+test-browser: $(VENV)/.all
+	$(RUN) -m pytest -m slow -rs tests/test_report_browser.py
 
 test-lowest: $(LOWEST_VENV)/.all
 	$(LOWEST_VENV)/bin/python -m pytest -n 2
