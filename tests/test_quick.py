@@ -126,6 +126,7 @@ def test_flipped_bits_never_end_the_process(suffix: str, tmp_path: Path) -> None
             open_quickly(str(path), "RGB")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_jpeg_that_claims_to_be_huge_is_not_decoded(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.fromarray(noise((37, 23))).save(path)

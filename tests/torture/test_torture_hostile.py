@@ -132,6 +132,7 @@ PLACES: dict[str, tuple[str, Reader]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("place", [*PLACES])
 def test_pickles_that_run_code_run_none_wherever_they_are_loaded(tmp_path: Path, amount, ledger, place: str) -> None:
     made, lost = amount(6, 200), 0
