@@ -402,9 +402,13 @@ def test_worker_that_dies_is_an_error_that_says_where(noisy: Path) -> None:
 # --- show ---
 
 
-def test_shown_clips_are_those_that_training_gets(noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("augmentation", [(), ("dataset.augmentation_config.color_jitter=[0.4, 0.4, 0.4, 0.1]",)])
+def test_shown_clips_are_those_that_training_gets(
+    augmentation: tuple[str, ...], noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_tiny_models(monkeypatch)
-    how = (f"dataset.train_dataset_dir={noisy}", *BASE, "dataset.batch_size=4", "dataset.clips_per_video=2")
+    data = (f"dataset.train_dataset_dir={noisy}", "dataset.batch_size=4", "dataset.clips_per_video=2")
+    how = (*data, *BASE, *augmentation)
     spec = load_spec(None, [*how, f"results_dir={tmp_path}", "train.device=cpu"], task="train")
     with connected("cpu", (0,), "train.device") as process:
         trainer = train.Trainer(spec, process, lambda text: None)

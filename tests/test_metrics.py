@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from action_recognition.training.metrics import (
+    best_epoch,
     class_accuracies,
     confusion_matrix,
     log_softmax,
@@ -101,3 +102,29 @@ def test_video_scores_of_no_window_are_empty() -> None:
     scores = video_scores([], [], np.zeros((0, 3)))
     assert (len(scores), scores.probabilities.shape) == (0, (0, 3))
     assert math.isnan(scores.loss)
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        ([(50.0, 1.0), (70.0, 2.0), (60.0, 0.5)], 1),  # accuracy before loss
+        ([(70.0, 2.0), (70.0, 1.0), (70.0, 1.5)], 1),  # a tie: the lower loss
+        ([(70.0, 1.0), (70.0, 1.0)], 0),  # a tie in both: the first
+    ],
+)
+def test_best_epoch_with_validation_has_the_highest_accuracy_then_the_lowest_loss(
+    rows: list[tuple[float, float]], best: int
+) -> None:
+    history = [{"epoch": i, "train_loss": 9.0 - i, "val_acc": a, "val_loss": b} for i, (a, b) in enumerate(rows)]
+    assert best_epoch(history) is history[best]
+
+
+def test_best_epoch_without_validation_has_the_lowest_train_loss() -> None:
+    history = [{"epoch": i, "train_loss": loss} for i, loss in enumerate([0.5, 0.3, 0.4])]
+    assert best_epoch(history) is history[1]
+    assert best_epoch([]) is None
+
+
+def test_best_epoch_of_some_validated_epochs_is_one_of_them() -> None:
+    history = [{"epoch": 0, "train_loss": 0.1}, {"epoch": 1, "train_loss": 0.5, "val_acc": 10.0, "val_loss": 3.0}]
+    assert best_epoch(history) is history[1]

@@ -263,7 +263,8 @@ def test_run_with_early_stopping_ends_saves_and_says_so_when_started_again(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tiny_models(monkeypatch)
-    monkeypatch.setattr("action_recognition.tasks.train.best_epoch", lambda history: history[0] if history else None)
+    first = "action_recognition.tasks.train_setup.best_epoch"
+    monkeypatch.setattr(first, lambda history: history[0] if history else None)
     how = ("train.early_stopping=2", "train.num_epochs=9")
     history, _ = run_train(tree, tmp_path, *how, "train.checkpoint_interval=5")
     assert len(history) == 3
@@ -312,7 +313,7 @@ def test_run_with_automatic_batch_size_says_it_and_resumes_in_mid_epoch_with_the
     _, lines = run_train(tree, tmp_path, "train.num_epochs=1", "dataset.batch_size=auto")
     (line,) = (line for line in lines if line.startswith("dataset.batch_size: 32 (auto: a clip holds 0 MiB, "))
     assert line.endswith(" GiB is free)")
-    monkeypatch.setattr("action_recognition.tasks.train.free_memory", lambda *_: 0)
+    monkeypatch.setattr("action_recognition.tasks.train_setup.free_memory", lambda *_: 0)
     run_train(tree, tmp_path, "train.num_epochs=2", "dataset.batch_size=auto")
     assert read_checkpoint(tmp_path / "train/ar_model_latest.pth")["batch_size"] == 32
 

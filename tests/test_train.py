@@ -17,10 +17,11 @@ from torch import nn
 from action_recognition import load_checkpoint
 from action_recognition.config import ModelSpec
 from action_recognition.errors import CheckpointError, DataError, Interrupted, OutputError, SpecError
-from action_recognition.tasks import train
-from action_recognition.tasks.train import Trainer, best_epoch
+from action_recognition.tasks import train, train_setup
+from action_recognition.tasks.train import Trainer
 from action_recognition.training.checkpoint import read_checkpoint
 from action_recognition.training.loop import NonFiniteLossError, State
+from action_recognition.training.metrics import best_epoch
 
 
 @pytest.fixture
@@ -96,32 +97,6 @@ def test_run_with_validation_saves_the_best_epoch_as_best(tree: Path, tmp_path: 
     best = best_epoch(history)
     assert best is not None
     assert read_checkpoint(tmp_path / "train" / "ar_model_best.pth")["epoch"] == best["epoch"] + 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "best"),
-    [
-        ([(50.0, 1.0), (70.0, 2.0), (60.0, 0.5)], 1),  # accuracy before loss
-        ([(70.0, 2.0), (70.0, 1.0), (70.0, 1.5)], 1),  # a tie: the lower loss
-        ([(70.0, 1.0), (70.0, 1.0)], 0),  # a tie in both: the first
-    ],
-)
-def test_best_epoch_with_validation_has_the_highest_accuracy_then_the_lowest_loss(
-    rows: list[tuple[float, float]], best: int
-) -> None:
-    history = [{"epoch": i, "train_loss": 9.0 - i, "val_acc": a, "val_loss": b} for i, (a, b) in enumerate(rows)]
-    assert best_epoch(history) is history[best]
-
-
-def test_best_epoch_without_validation_has_the_lowest_train_loss() -> None:
-    history = [{"epoch": i, "train_loss": loss} for i, loss in enumerate([0.5, 0.3, 0.4])]
-    assert best_epoch(history) is history[1]
-    assert best_epoch([]) is None
-
-
-def test_best_epoch_of_some_validated_epochs_is_one_of_them() -> None:
-    history = [{"epoch": 0, "train_loss": 0.1}, {"epoch": 1, "train_loss": 0.5, "val_acc": 10.0, "val_loss": 3.0}]
-    assert best_epoch(history) is history[1]
 
 
 @pytest.mark.usefixtures("tiny_models")
@@ -681,7 +656,7 @@ def test_training_in_bf16_where_this_cpu_would_get_gradients_wrong_is_in_fp32_an
 ) -> None:
     use_tiny_models(monkeypatch)
     layers = [nn.Conv3d(3, 2, 3, padding=1), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 2)]
-    monkeypatch.setattr(train, "build_model", lambda spec, num_classes: nn.Sequential(*layers))
+    monkeypatch.setattr(train_setup, "build_model", lambda spec, num_classes: nn.Sequential(*layers))
     monkeypatch.setattr("action_recognition.tasks.setting.bf16_conv3d_is_right", lambda depth: depth != 2)
     how = ("model.input_type=3d", "train.precision=bf16", "train.num_epochs=1")
     _, lines = run_train(tree, tmp_path / "2", *how)
@@ -700,7 +675,7 @@ def conv3d_models(tiny_models: None, monkeypatch: pytest.MonkeyPatch) -> tuple[s
         norms = nn.BatchNorm3d(4), nn.Dropout(spec.dropout_ratio)
         return nn.Sequential(first, *norms, second, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, num_classes))
 
-    monkeypatch.setattr(train, "build_model", build)
+    monkeypatch.setattr(train_setup, "build_model", build)
     return (*RUN, "model.input_type=3d", "model.dropout_ratio=0")  # dropout goes by the place in memory
 
 

@@ -13,7 +13,7 @@ from action_recognition import loading
 from action_recognition.config import ModelSpec, Spec, load_spec, to_plain
 from action_recognition.data.agreement import contract_of
 from action_recognition.models.joint import Joint
-from action_recognition.tasks import evaluate, inference, scoring, train
+from action_recognition.tasks import evaluate, inference, scoring, train, train_setup
 
 MakeTree = Callable[..., Path]
 # What every run here has: 2 rgb frames of 8x8 pixels, read in this process, on the CPU.
@@ -51,7 +51,7 @@ def build_tiny(spec: ModelSpec, num_classes: int) -> nn.Module:
 
 def use_tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tasks build a tiny network, and nothing imports TensorBoard."""
-    for module in (train, scoring, loading):
+    for module in (train_setup, scoring, loading):
         monkeypatch.setattr(module, "build_model", build_tiny)
     monkeypatch.setattr(train, "open_loggers", lambda *_: [])
 

@@ -18,7 +18,7 @@ from benchmark_rows import Result, Row, rates
 from action_recognition.clip.contract import Contract
 from action_recognition.config import Spec
 from action_recognition.data.agreement import contract_of
-from action_recognition.data.augment import Augmentation
+from action_recognition.data.augment import Augmentation, augmentation_of
 from action_recognition.data.cache import job_of, kept_for_training, pack_all
 from action_recognition.data.dataset import EvaluationWindows, TrainingClips
 from action_recognition.data.index import Video
@@ -35,7 +35,8 @@ CLIPS, WINDOWS = "clips/s a core", "windows/s a core"
 def data(spec: Spec, frames: Path | None, rounds: int) -> Result:
     """Training clips out of PNG folders, JPEG folders and the frame cache."""
     torch.set_num_threads(1)
-    contract, augmentation = contract_of(spec, ("a",)), augmentation_of(spec)
+    contract = contract_of(spec, ("a",))
+    augmentation = augmentation_of(spec.dataset.augmentation_config, contract)
     num_frames = 2 * span_of(contract)
     with memory_folder() as folder:
         videos = {s: write_videos(folder / s, f".{s}", 2, num_frames, frames) for s in ("png", "jpg")}
@@ -114,13 +115,6 @@ def infer(spec: Spec, frames: Path | None, rounds: int) -> Result:
     limit = measured["ours"] / measured["bare"]
     row = Row("sliding window, png", WINDOWS, measured["ours"], measured["reference"], limit, wanted_ratio=20.0)
     return Result([row], ["Limit: only decoding one frame for each window."])
-
-
-def augmentation_of(spec: Spec) -> Augmentation:
-    """The training augmentation that the spec asks for."""
-    given, size = spec.dataset.augmentation_config, (spec.model.input_width, spec.model.input_height)
-    flip_prob = given.horizontal_flip_prob
-    return Augmentation(given.train_crop_type, size, given.crop_smaller_edge, given.scales, flip_prob)
 
 
 def span_of(contract: Contract) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_data import augmentation_of, pack, training_batches
+from benchmark_data import pack, training_batches
 from benchmark_frames import SIZE, memory_folder, write_videos
 from benchmark_index import NUM_VIDEOS, Cost, index_costs
 from benchmark_report import machine
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from action_recognition.config import Spec
 from action_recognition.data.agreement import contract_of
+from action_recognition.data.augment import augmentation_of
 from action_recognition.machine import num_cores
 from action_recognition.models import build_model
 
@@ -61,8 +62,9 @@ def _measure(spec: Spec, frames: Path | None, rounds: int) -> Measured:
     memory: dict[tuple[str, int], float] = {}
     with memory_folder() as folder:
         num_videos, num_frames = 4, 2 * max(LENGTHS)
+        augmentation = augmentation_of(spec.dataset.augmentation_config, contract_of(spec, ("a",)))
         jpg = write_videos(folder / "jpg", ".jpg", num_videos, num_frames, frames)
-        videos = {"jpg": jpg, "cache": pack(jpg, augmentation_of(spec), folder / "cache")}
+        videos = {"jpg": jpg, "cache": pack(jpg, augmentation, folder / "cache")}
         frame_bytes = {source: _bytes(folder / source) / (num_videos * num_frames) for source in SOURCES}
         for source in SOURCES:
             for length in LENGTHS:
@@ -79,7 +81,9 @@ def _rate(spec: Spec, videos: Sequence[Any], num_workers: int, rounds: int) -> t
     """The median rate of an epoch's clips, and the megabytes that a worker has to itself at the end."""
     num_frames = FRAMES_AN_EPOCH["cache" if videos[0].packed else "jpg"] * min(num_workers, num_cores())
     num_clips = num_frames // spec.model.rgb_seq_length
-    loader = training_batches(videos, contract_of(spec, ("a",)), augmentation_of(spec), num_clips, num_workers)
+    contract = contract_of(spec, ("a",))
+    augmentation = augmentation_of(spec.dataset.augmentation_config, contract)
+    loader = training_batches(videos, contract, augmentation, num_clips, num_workers)
     rates = []
     for epoch in range(rounds + 1):  # the first starts the workers
         start = time.perf_counter()

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from action_recognition.clip.contract import Contract
 from action_recognition.clip.transform import Box, box_in_frame, short_side_to
+from action_recognition.config import AugmentationSpec
 
 # Places of the multi-scale crop in quarters of the free (width, height): corners, centre, edge middles, inner corners
 # (Wang et al., Temporal Segment Networks, 2016, section 4).
@@ -77,6 +79,18 @@ class Augmentation:
         across, down = PLACES[draw.place]
         left, top = across * ((resized[0] - width) // 4), down * ((resized[1] - height) // 4)
         return left, top, left + width, top + height
+
+
+def augmentation_of(config: AugmentationSpec, contract: Contract) -> Augmentation:
+    """What a spec asks for, for clips of the contract's size."""
+    return Augmentation(
+        config.train_crop_type,
+        (contract.width, contract.height),
+        config.crop_smaller_edge,
+        config.scales,
+        config.horizontal_flip_prob,
+        config.color_jitter,
+    )
 
 
 def recolour(clip: np.ndarray, colours: Colours) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from action_recognition.config import Spec, load_spec
 from action_recognition.data.agreement import contract_of
-from action_recognition.data.augment import Augmentation
+from action_recognition.data.augment import augmentation_of
 from action_recognition.data.dataset import ClipKey, TrainingClips
 from action_recognition.data.draft import draft_of, spec_text
 from action_recognition.data.index import class_names_of, index_classes
@@ -35,15 +35,12 @@ def training_strips(spec: Spec, num_clips: int, seed: int | None = None) -> list
     With the spec's own seed they are the very clips that a training run begins with, if not in its order. DataError for
     a video that can't be read.
     """
-    dataset, config = spec.dataset, spec.dataset.augmentation_config
+    dataset = spec.dataset
     seed = max(0, spec.train.seed) if seed is None else seed
     names = class_names_of(dataset.label_map, str(dataset.train_dataset_dir))
     contract = contract_of(spec, names)
     index = index_classes(str(dataset.train_dataset_dir), names, contract.modalities, dataset.on_bad_video)
-    size = (contract.width, contract.height)
-    augmentation = Augmentation(
-        config.train_crop_type, size, config.crop_smaller_edge, config.scales, config.horizontal_flip_prob
-    )
+    augmentation = augmentation_of(dataset.augmentation_config, contract)
     clips = TrainingClips(index.videos, contract, augmentation, dataset.clips_per_video, seed)
     strips = []
     for clip_id in np.random.default_rng(seed).permutation(len(clips))[:num_clips]:

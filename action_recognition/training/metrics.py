@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,3 +73,11 @@ def top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, k: int) -> flo
     """The percentage of videos whose class is among the k best scores."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return float(100 * (best == labels[:, None]).any(axis=1).mean())
+
+
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first epoch of highest validation accuracy (at a tie, lowest loss); else of lowest training loss."""
+    validated = [row for row in history if "val_acc" in row]
+    if validated:
+        return max(validated, key=lambda row: (row["val_acc"], -row["val_loss"]))
+    return min(history, key=lambda row: row["train_loss"], default=None)

@@ -148,7 +148,7 @@ def train_long(tree: Path, results: Path, num_epochs: int) -> dict[str, list[flo
     """This process's memory, open handles and threads after each epoch."""
     from tiny import build_tiny, run_train  # here, for the camera's process does without torch
 
-    from action_recognition.tasks import train
+    from action_recognition.tasks import train, train_setup
 
     seen: dict[str, list[float]] = {"memory": [], "handles": [], "threads": []}
     epoch_done = train.Trainer.epoch_done
@@ -160,7 +160,7 @@ def train_long(tree: Path, results: Path, num_epochs: int) -> dict[str, list[flo
         seen["threads"].append(len(os.listdir("/proc/self/task")))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "build_model", build_tiny)
+        patch.setattr(train_setup, "build_model", build_tiny)
         patch.setattr(train, "workers_here", lambda *_: 1)
         patch.setattr(train.Trainer, "epoch_done", look_after)
         run_train(tree, results, f"dataset.val_dataset_dir={tree}", f"train.num_epochs={num_epochs}", *EVERYTHING)
