@@ -18,11 +18,13 @@ from PIL import Image
 from tiny import MakeTree, run_evaluate, run_train, save_sigmoid_model, use_tiny_models
 from torch import nn
 
+from action_recognition.config import load_spec
 from action_recognition.data.dataset import EvaluationWindows
 from action_recognition.data.index import Video
 from action_recognition.errors import UserError
 from action_recognition.report import answers as answers_of
 from action_recognition.report import clips, evaluation, plots, svg, training, videos
+from action_recognition.report.answers import Answers
 from action_recognition.report.page import script_data, settings
 from action_recognition.report.videos import Evaluated
 from action_recognition.tasks import evaluate
@@ -389,6 +391,45 @@ def test_finished_run_that_is_started_again_with_a_report_writes_one(
     assert sorted(name for name, *_ in data_of(page)["videos"]) == [
         f"{video.parent.name}/{video.name}" for video in sorted(root.glob("*/*"))
     ]
+
+
+def rows_of(**columns: Sequence[float | None]) -> list[dict[str, Any]]:
+    """The history of a run by its columns; None where an epoch has no such figure."""
+    fixed = {"train_loss": 1.0, "train_acc": 50.0, "lr": 0.1}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [
+        {"epoch": i, **fixed, **{key: value for key, value in row.items() if value is not None}}
+        for i, row in enumerate(rows)
+    ]
+
+
+def training_page_of(history: list[dict[str, Any]], evaluated: Evaluated, epoch: int | None = None) -> str:
+    """The page of a run whose last validation gave the answers of an evaluation."""
+    answers = Answers(evaluated.scores, evaluated.index, evaluated.root, evaluated.names, epoch)
+    return training.training_page(history, load_spec(None), evaluated.contract, 0, answers)
+
+
+def test_answers_of_a_run_that_never_validated_before_are_shown(finished: tuple[Path, Evaluated]) -> None:
+    """A finished run that is started again with a report, and with validation videos for the first time."""
+    page = training_page_of(rows_of(val_acc=[None, None]), finished[1])
+    assert "The validation videos after epoch 2." in page
+    assert len(data_of(page)["videos"]) == 5
+
+
+@pytest.mark.parametrize(("epoch", "named"), [(3, 3), (None, 2)])
+def test_answers_of_a_validation_are_said_to_be_of_the_epochs_that_had_finished(
+    epoch: int | None, named: int, finished: tuple[Path, Evaluated]
+) -> None:
+    """Only the second of three epochs was validated, as it ended."""
+    page = training_page_of(rows_of(val_acc=[None, 60.0, None], val_loss=[None, 0.5, None]), finished[1], epoch)
+    assert f"The validation videos after epoch {named}." in page
+
+
+def test_best_epoch_of_equal_accuracies_is_that_of_lowest_loss_as_in_the_checkpoint(
+    finished: tuple[Path, Evaluated],
+) -> None:
+    page = training_page_of(rows_of(val_acc=[70.0, 80.0, 80.0], val_loss=[0.5, 0.6, 0.4]), finished[1])
+    assert "the best, epoch 3" in Reader(page).texts
 
 
 # --- parts ---

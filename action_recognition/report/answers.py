@@ -24,12 +24,16 @@ _MANY = 14  # classes, from which on the heads of the matrix are turned
 
 @dataclass(frozen=True)
 class Answers:
-    """The scores of the videos of `index`, which lie under `root`; `names` are those of the classes."""
+    """The scores of the videos of `index`, which lie under `root`; `names` are those of the classes.
+
+    `epoch`: how many epochs were finished when a training run asked for these answers.
+    """
 
     scores: VideoScores
     index: Index
     root: str
     names: tuple[str, ...]
+    epoch: int | None = None
 
     @cached_property
     def right(self) -> np.ndarray:

@@ -4,7 +4,7 @@ In: the history, the spec, and the answers of the validation where there was one
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from action_recognition.report.answers import Answers, classes_section, confusio
 from action_recognition.report.page import Cell, Column, Section, folded, page, settings, table, text, tiles
 from action_recognition.report.plots import plot_confusion, plot_history
 from action_recognition.report.videos import listed
+from action_recognition.training.metrics import best_epoch
 from action_recognition.training.report import duration, what_limits
 
-History = Sequence[Mapping[str, Any]]
+History = list[dict[str, Any]]
 _COLUMNS = {
     "train_loss": ("train loss", "{:.4f}"),
     "train_acc": ("train accuracy, %", "{:.1f}"),
@@ -65,12 +66,12 @@ def training_page(
 
 def _validation(history: History, spec: Spec, answers: Answers) -> list[Section]:
     """What the last validation answered."""
-    epoch = max(row["epoch"] for row in history if row.get("val_acc") is not None)
+    epoch = answers.epoch or max(row["epoch"] + 1 for row in _validated(history) or history)
     command = (
         f"python tools/evaluate.py evaluate.checkpoint={spec.train.results_dir}/ar_model_latest.pth "
         f"evaluate.test_dataset_dir={spec.dataset.val_dataset_dir} evaluate.report=true results_dir={spec.results_dir}"
     )
-    lead = f"The validation videos after epoch {epoch + 1}. Their pictures, and the worst mistakes as clips, come with "
+    lead = f"The validation videos after epoch {epoch}. Their pictures, and the worst mistakes as clips, come with "
     return [
         Section(
             "classes", "Classes", f'<p class="note">{lead}<code>{text(command)}</code></p>{classes_section(answers)}'
@@ -84,9 +85,8 @@ def _overview(history: History, spec: Spec) -> str:
     last = history[-1]
     seconds = sum(row.get("data_sec", 0) + row.get("compute_sec", 0) for row in history)
     facts = [("epochs", f"{len(history)} of {spec.train.num_epochs}", "")]
-    validated = [row for row in history if row.get("val_acc") is not None]
-    if validated:
-        best = max(validated, key=lambda row: row["val_acc"])
+    validated = _validated(history)
+    if best := best_epoch(validated):
         facts.append(("validation accuracy", f"{best['val_acc']:.1f} %", f"the best, epoch {best['epoch'] + 1}"))
         facts.append(("validation loss", f"{validated[-1]['val_loss']:.3f}", f"epoch {validated[-1]['epoch'] + 1}"))
     facts.append(("training accuracy", f"{last['train_acc']:.1f} %", f"epoch {last['epoch'] + 1}"))
@@ -97,6 +97,10 @@ def _overview(history: History, spec: Spec) -> str:
         facts.append(("GPU memory", f"{last['peak_gpu_mib'] / 1024:.1f} GiB", "most that tensors took"))
     how = "Accuracies of training are those of augmented clips while the weights still changed, of validation those of "
     return f'{tiles(facts)}<p class="lead">{how}whole videos at the end of an epoch.</p>'
+
+
+def _validated(history: History) -> History:
+    return [row for row in history if row.get("val_acc") is not None]
 
 
 def _curves(history: History) -> str:

@@ -33,7 +33,7 @@ MAX_WINDOWS = 10  # drawn of a video
 MAX_CAM_FRAMES = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluated(Answers):
     """An evaluation that is over: `results` as in results.json, the answers, and what they were made with.
 
