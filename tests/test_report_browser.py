@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from tiny import MakeTree, run_evaluate, run_train, save_sigmoid_model, use_tiny_models
 
+from action_recognition.tasks import evaluate
+from action_recognition.tasks.scoring import score_videos
+
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install .[report]")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: pip install selenium")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -122,6 +125,26 @@ def test_click_on_a_cell_of_a_training_lists_the_videos_of_its_validation(browse
     number.click()
     assert find(page, "#count")[0].text.split()[0] == number.text
     assert find(page, "#videos img, #videos .nothumb") == []
+
+
+def test_page_with_scores_that_are_not_finite_works_and_shows_dashes(
+    browser: Any, reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowed(*arguments: Any) -> Any:
+        scores, problems = score_videos(*arguments)
+        scores.probabilities[:2] = float("nan")
+        return scores, problems
+
+    use_tiny_models(monkeypatch)
+    monkeypatch.setattr(evaluate, "score_videos", overflowed)
+    run_evaluate(reports / "model.pth", reports / "data", tmp_path, "evaluate.report=true")
+    page = opened(browser, tmp_path / "evaluate" / "report.html")
+    assert page.get_log("browser") == []
+    assert find(page, "#count")[0].text == "22 videos"
+    assert names_listed(page)[:3] == [f"{MARKUP}/video_000", f"{MARKUP}/video_001", "b/video_020"]
+    assert find(page, "#videos li")[0].text.splitlines()[1] == f"no valid answer -, is {MARKUP} (-)"
+    cell(page, 0, 0).click()
+    assert find(page, "#count")[0].text == "18 videos"
 
 
 def test_enter_on_a_cell_lists_its_videos_and_goes_to_them(page: Any) -> None:

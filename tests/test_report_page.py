@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -252,6 +253,47 @@ def test_exported_model_has_clips_without_grad_cam_and_the_page_says_why(finishe
     page = evaluation.evaluation_page(replace(evaluated, model=nn.Identity()))
     assert "The model is an exported one, which has no gradients: there is no Grad-CAM." in page
     assert len([image for image in Reader(page).all("img") if image.get("data-frames")]) == 5
+
+
+def with_invalid(evaluated: Evaluated, *positions: int) -> Evaluated:
+    """The same evaluation where fp16 overflowed in the windows of some videos."""
+    probabilities = evaluated.scores.probabilities.copy()
+    probabilities[list(positions)] = math.nan
+    return replace(
+        evaluated,
+        scores=replace(evaluated.scores, probabilities=probabilities, loss=math.nan),
+        results={**evaluated.results, "loss": math.nan},
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_page_of_scores_that_are_not_finite_names_their_videos_and_leaves_them_out(
+    finished: tuple[Path, Evaluated],
+) -> None:
+    """Of five videos 0 and 1 were right, 2 and 3 mistakes."""
+    evaluated = with_invalid(finished[1], 0, 3)
+    page = evaluation.evaluation_page(evaluated)
+    texts = Reader(page).texts
+    assert "2 of 5 videos have no valid answer" in page
+    assert texts[texts.index("no valid answer") + 1] == "2"
+    assert data_of(page)["videos"][:2] == [
+        ["a/video_003", 1, None, None, None, 6, 0, -1],
+        [f"{MARKUP}/video_000", 0, None, None, None, 3, 1, -1],
+    ]
+    assert evaluated.confusion.tolist() == [[1, 1], [0, 1]]
+    assert texts[texts.index("accuracy") + 1] == "40.0 %"
+    assert texts[texts.index("loss") + 1] == "-"
+    assert "2 right, 1 wrong" in page
+    assert "All 1 mistakes" in page
+    assert "Scores of right answers (2)" in texts
+    assert "NaN" not in json.dumps(data_of(page))
+
+
+def test_page_without_any_valid_answer_is_written(finished: tuple[Path, Evaluated], tmp_path: Path) -> None:
+    evaluation.write_evaluation_report(tmp_path, with_invalid(finished[1], *range(5)))
+    page = (tmp_path / "report.html").read_text()
+    assert "5 of 5 videos have no valid answer" in page
+    assert [row[2] for row in data_of(page)["videos"]] == [None] * 5
 
 
 def test_evaluation_of_a_set_without_mistakes_says_so(finished: tuple[Path, Evaluated]) -> None:

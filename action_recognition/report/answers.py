@@ -18,6 +18,7 @@ from action_recognition.training.metrics import VideoScores, confusion_matrix
 
 MAX_LISTED = 3000  # videos
 MAX_MATRIX = 60  # classes
+_MAX_NAMED = 20  # videos without a valid answer
 _MAX_PAIRS = 8
 _MANY = 14  # classes, from which on the heads of the matrix are turned
 
@@ -36,23 +37,36 @@ class Answers:
     epoch: int | None = None
 
     @cached_property
-    def right(self) -> np.ndarray:
-        """Which videos (V,) were recognised."""
-        return self.scores.predictions == self.scores.labels
+    def valid(self) -> np.ndarray:
+        """Which videos (V,) have an answer at all: all their scores are finite, which fp16 that overflows can't say."""
+        return np.isfinite(self.scores.probabilities).all(axis=1)
 
     @cached_property
-    def answer_scores(self) -> np.ndarray:
-        """The score (V,) of each answer."""
-        return self.scores.probabilities.max(axis=1)
+    def right(self) -> np.ndarray:
+        """Which videos (V,) were recognised."""
+        return self.valid & (self.scores.predictions == self.scores.labels)
+
+    @cached_property
+    def num_wrong(self) -> int:
+        """Valid answers that are mistakes."""
+        return int((self.valid & ~self.right).sum())
+
+    @cached_property
+    def scored(self) -> tuple[np.ndarray, np.ndarray]:
+        """The score of each valid answer, and whether it is right."""
+        return self.scores.probabilities.max(axis=1)[self.valid], self.right[self.valid]
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.names))
+        """Of the valid answers."""
+        valid = self.valid
+        return confusion_matrix(self.scores.labels[valid], self.scores.predictions[valid], len(self.names))
 
     @cached_property
     def order(self) -> np.ndarray:
-        """All videos, the hardest first."""
-        return hardest(self.scores.labels, self.scores.probabilities)
+        """All videos: first those without a valid answer, then the hardest first."""
+        order = hardest(self.scores.labels, self.scores.probabilities)
+        return order[np.argsort(self.valid[order], kind="stable")]
 
     @property
     def num_unlisted(self) -> int:
@@ -63,6 +77,20 @@ class Answers:
         """A video's path in the test data."""
         path = self.index.videos[self.scores.video_ids[position]].path
         return path.removeprefix(self.root.rstrip("/")).lstrip("/")
+
+
+def _without_valid_answer(answers: Answers) -> str:
+    """The videos that have none, by name."""
+    invalid = np.flatnonzero(~answers.valid).tolist()
+    if not invalid:
+        return ""
+    more = f" and {len(invalid) - _MAX_NAMED} more" if len(invalid) > _MAX_NAMED else ""
+    names = ", ".join(text(answers.name(position)) for position in invalid[:_MAX_NAMED])
+    return (
+        f'<p class="note">{len(invalid)} of {len(answers.scores)} videos have no valid answer: their scores are not '
+        "finite numbers, mostly because fp16 overflowed, which bf16 and fp32 do not. They are not counted as right, "
+        f"and are left out of the classes, the confusion matrix and the calibration: {names}{more}.</p>"
+    )
 
 
 def classes_section(answers: Answers) -> str:
@@ -80,7 +108,8 @@ def classes_section(answers: Answers) -> str:
         "Precision: of the videos that got this answer, the share that are of the class. Recall: of the videos of the "
         "class, the share that got this answer. F1: the harmonic mean of both. Press a head to sort by it."
     )
-    return f'<p class="lead">{lead}</p>' + table([*columns, Column("most often taken for", is_text=True)], rows)
+    note = _without_valid_answer(answers)
+    return f'<p class="lead">{lead}</p>{note}' + table([*columns, Column("most often taken for", is_text=True)], rows)
 
 
 def _share(share: float | None, with_meter: bool = False) -> Cell:
@@ -150,8 +179,8 @@ def _matrix_row(confusion: np.ndarray, names: Sequence[str], label: int, shown: 
 
 def scores_section(answers: Answers) -> str:
     """How far scores are from chances: the reliability diagram, and the scores of right and wrong answers."""
-    found = calibration(answers.answer_scores, answers.right)
-    right, wrong = score_histograms(answers.answer_scores, answers.right)
+    found = calibration(*answers.scored)
+    right, wrong = score_histograms(*answers.scored)
     lead = (
         "Can a score be taken for a chance? Bars show how often answers of a score were right. On the dashed line they "
         "would be right as often as they say; the shaded part is what is missing or too much. At the foot is the "
@@ -171,6 +200,11 @@ def scores_section(answers: Answers) -> str:
         for kind, counts in (("right", right), ("wrong", wrong))
     )
     return f'<p class="lead">{lead}</p><div class="charts">{diagram}<div>{histograms}</div></div>'
+
+
+def number(value: float) -> str:
+    """A figure as text, a dash where it is not finite."""
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def percent(share: float | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from action_recognition.files import write_text
-from action_recognition.report.answers import classes_section, confusion_section, percent, scores_section
+from action_recognition.report.answers import classes_section, confusion_section, number, percent, scores_section
 from action_recognition.report.figures import (
     calibration,
     class_figures,
@@ -41,9 +41,9 @@ _MAX_LENGTHS = 12  # of videos, drawn
 
 def write_evaluation_report(folder: Path, evaluated: Evaluated) -> None:
     """report.html and plots/*.png in `folder`. OutputError where they can't be written."""
-    found = calibration(evaluated.answer_scores, evaluated.right)
+    found = calibration(*evaluated.scored)
     plot_confusion(evaluated.confusion, evaluated.names, folder / "plots" / "confusion.png")
-    histograms = score_histograms(evaluated.answer_scores, evaluated.right)
+    histograms = score_histograms(*evaluated.scored)
     plot_scores(found, *histograms, folder / "plots" / "scores.png")
     write_text(folder / "report.html", evaluation_page(evaluated))
 
@@ -99,10 +99,12 @@ def _overview(evaluated: Evaluated) -> str:
         facts.append(("top-5 accuracy", f"{results['top5_accuracy']:.1f} %", "the class is among the best five"))
     if results["windows"] > num_videos:
         facts.append(("clip accuracy", f"{results['clip_accuracy']:.1f} %", f"of {results['windows']} clips"))
-    facts.append(("loss", f"{results['loss']:.3f}", "cross entropy"))
-    ece = calibration(evaluated.answer_scores, evaluated.right).ece
+    facts.append(("loss", number(results["loss"]), "cross entropy"))
+    ece = calibration(*evaluated.scored).ece
     facts.append(("calibration error", percent(ece), "how far scores are from chances"))
-    facts.append(("videos", f"{num_videos}", f"{num_right} right, {num_videos - num_right} wrong"))
+    facts.append(("videos", f"{num_videos}", f"{num_right} right, {evaluated.num_wrong} wrong"))
+    if num_invalid := int((~evaluated.valid).sum()):
+        facts.append(("no valid answer", f"{num_invalid}", "scores that are not finite, see Classes"))
     if results["skipped"]:
         facts.append(("left out", f"{results['skipped']}", "videos that can't be read"))
     return tiles(facts) + _in_short(evaluated)
@@ -114,7 +116,7 @@ def _in_short(evaluated: Evaluated) -> str:
     if pairs:
         worst = [f"{names[t]} taken for {names[p]} ({n})" for t, p, n in pairs[:3]]
         said.append(f"Most frequent mistakes: {', '.join(worst)}.")
-    else:
+    elif evaluated.valid.all():
         said.append("No mistakes.")
     known = [(c.recall, c, name) for c, name in zip(class_figures(evaluated.confusion), names, strict=True) if c.videos]
     if len(known) > 1:
@@ -122,8 +124,8 @@ def _in_short(evaluated: Evaluated) -> str:
         said.append(
             f"Hardest class: {name}, {figures.right} of {figures.videos} videos recognised ({percent(recall)})."
         )
-    if len(evaluated.scores):
-        mean, share = float(evaluated.answer_scores.mean()), float(evaluated.right.mean())
+    if evaluated.valid.any():
+        mean, share = (float(values.mean()) for values in evaluated.scored)
         word = (
             "about as sure as it is right" if abs(mean - share) < 0.02 else "too sure" if mean > share else "too unsure"
         )
@@ -134,7 +136,9 @@ def _in_short(evaluated: Evaluated) -> str:
 
 
 def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
-    num_wrong = int((~evaluated.right).sum())
+    if not evaluated.valid.any():
+        return '<p class="note">No video has a valid answer.</p>'
+    num_wrong = evaluated.num_wrong
     shown = sum(not evaluated.right[card.position] for card in cards)
     lead = f"The {shown} worst of {num_wrong} mistakes" if shown < num_wrong else f"All {num_wrong} mistakes"
     if not num_wrong:

@@ -10,7 +10,7 @@
     element.textContent = text;
     return element;
   };
-  const percent = share => `${(100 * share).toFixed(1)}\u00a0%`;
+  const percent = share => share === null ? "-" : `${(100 * share).toFixed(1)}\u00a0%`;
 
   // --- tables: a press on a head sorts by it ---
   const valueOf = cell => cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
@@ -67,7 +67,7 @@
         image.loading = "lazy";
       }
       const line = make("p", label === prediction ? "hit" : "wrong");
-      line.append(make("b", "", `${data.classes[prediction]} ${percent(score)}`));
+      line.append(make("b", "", `${data.classes[prediction] ?? "no valid answer"} ${percent(score)}`));
       if (label !== prediction) line.append(`, is ${data.classes[label]} (${percent(own)})`);
       texts.append(make("p", "name", name), line);
       if (numFrames) texts.append(seenFrames(numFrames));

@@ -12,7 +12,7 @@ from action_recognition.clip.contract import Contract
 from action_recognition.config import Spec, load_spec, to_plain
 from action_recognition.files import write_text
 from action_recognition.report import svg
-from action_recognition.report.answers import Answers, classes_section, confusion_section, scores_section
+from action_recognition.report.answers import Answers, classes_section, confusion_section, number, scores_section
 from action_recognition.report.page import Cell, Column, Section, folded, page, settings, table, text, tiles
 from action_recognition.report.plots import plot_confusion, plot_history
 from action_recognition.report.videos import listed
@@ -88,7 +88,7 @@ def _overview(history: History, spec: Spec) -> str:
     validated = _validated(history)
     if best := best_epoch(validated):
         facts.append(("validation accuracy", f"{best['val_acc']:.1f} %", f"the best, epoch {best['epoch'] + 1}"))
-        facts.append(("validation loss", f"{validated[-1]['val_loss']:.3f}", f"epoch {validated[-1]['epoch'] + 1}"))
+        facts.append(("validation loss", number(validated[-1]["val_loss"]), f"epoch {validated[-1]['epoch'] + 1}"))
     facts.append(("training accuracy", f"{last['train_acc']:.1f} %", f"epoch {last['epoch'] + 1}"))
     facts.append(("training loss", f"{last['train_loss']:.3f}", f"epoch {last['epoch'] + 1}"))
     if seconds:

@@ -119,9 +119,9 @@ class Card:
 
 def cards_of(evaluated: Evaluated, looks: Mapping[int, Look]) -> Iterator[Card]:
     """The worst mistakes, and where there are few of them right answers that were hardly so."""
-    num_wrong = int((~evaluated.right).sum())
     left = MAX_CLIP_CHARACTERS
-    for position in evaluated.order[: min(MAX_CLIPS, max(MIN_CLIPS, num_wrong))].tolist():
+    answered = evaluated.order[evaluated.valid[evaluated.order]]
+    for position in answered[: min(MAX_CLIPS, max(MIN_CLIPS, evaluated.num_wrong))].tolist():
         if position not in looks:
             continue
         card = _card(evaluated, position, looks[position].aspect)
@@ -179,16 +179,21 @@ def _film(modality: str, frames: np.ndarray, heat: np.ndarray | None, note: str)
 
 
 def listed(answers: Answers, looks: Mapping[int, Look], cards: Mapping[int, int]) -> list[list[Any]]:
-    """A row a video, the hardest first: name, class, answer, their scores, frames, picture and card, -1 for none."""
+    """A row a video, the hardest first: name, class, answer, their scores, frames, picture and card, -1 for none.
+
+    Without a valid answer that and the scores are None: JSON has no nan.
+    """
     scores, rows, pictures = answers.scores, [], 0
     for position in answers.order[:MAX_LISTED].tolist():
         label, answer = int(scores.labels[position]), int(scores.predictions[position])
-        both = (round(float(scores.probabilities[position, i]), 4) for i in (answer, label))
+        answered: tuple[float | None, ...] = (None, None, None)
+        if answers.valid[position]:
+            answered = (answer, *(round(float(scores.probabilities[position, i]), 4) for i in (answer, label)))
         look = looks.get(position, Look(0))
         picture = pictures if look.thumbnail else -1
         pictures += bool(look.thumbnail)
         name = printable(answers.name(position))
-        rows.append([name, label, answer, *both, look.num_frames, picture, cards.get(position, -1)])
+        rows.append([name, label, *answered, look.num_frames, picture, cards.get(position, -1)])
     return rows
 
 
