@@ -326,7 +326,7 @@ def test_value_is_read_as_the_type_of_its_key(override, name, expected):
         ("train.optim.lr=.inf", "must be a finite number, got .inf"),
         ("train.optim.lr=1e999", "must be a finite number, got '1e999'"),
         ("train.optim.lr=true", "must be a finite number, got true"),
-        ("train.optim.momentum=1.1", "must be between 0 and 1, got 1.1"),
+        ("train.optim.momentum=1", "must be >= 0 and < 1, got 1.0"),
         ("train.sync_bn=1", "must be true or false, got 1"),
         ("train.sync_bn='yes'", "must be true or false (without quotes), got 'yes'"),
         ("train.device=gpu", "'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
@@ -378,7 +378,7 @@ def test_flow_mean_of_three_is_refused_with_the_reason():
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["train.optim.momentum=1", "model.dropout_ratio=0"],
+        ["train.optim.momentum=0", "model.dropout_ratio=0"],
         [f"{AUGMENTATION}.of_input_mean=[0.5, 0.5]", f"{AUGMENTATION}.of_input_std=[0.5]"],
         [f"{AUGMENTATION}.rgb_input_mean=[0]", f"{AUGMENTATION}.rgb_input_std=[1]"],
         ["inference.video_inf_mode=all", "evaluate.video_eval_mode=conv"],

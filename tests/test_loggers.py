@@ -1,6 +1,7 @@
 """Where the figures of an epoch go: TensorBoard, and Weights & Biases without a network."""
 
 import builtins
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +21,14 @@ class SimulatedRun:
     """Notes what it is given, as a W&B run would."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings, self.logged, self.finished = settings, list[tuple[dict[str, Any], int]](), False
+        self.settings, self.logged, self.finished = settings, list[dict[str, Any]](), False
+        self.axes: dict[str, str] = {}
 
-    def log(self, figures: dict[str, Any], step: int) -> None:
-        self.logged.append((figures, step))
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.axes[name] = step_metric
+
+    def log(self, figures: dict[str, Any]) -> None:
+        self.logged.append(figures)
 
     def finish(self) -> None:
         self.finished = True
@@ -45,26 +50,34 @@ def simulated_wandb(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedRun]:
     return runs
 
 
-def test_wandb_gets_the_spec_once_and_each_epochs_figures_at_its_step(
+def test_wandb_gets_the_spec_once_and_each_epochs_figures_by_epoch(
     simulated_wandb: list[SimulatedRun], tmp_path: Path
 ) -> None:
-    logger = WeightsAndBiases(tmp_path / "falls" / "train", "shop-floor", {"train": {"seed": 1}})
+    folder = tmp_path / "falls" / "train"
+    folder.mkdir(parents=True)
+    logger = WeightsAndBiases(folder, "shop-floor", {"train": {"seed": 1}})
     logger.write(ROW)
     logger.close()
     (run,) = simulated_wandb
     assert (run.settings["project"], run.settings["name"]) == ("shop-floor", "falls")
     assert run.settings["config"] == {"train": {"seed": 1}}
-    assert run.logged == [({"train_loss": 0.5, "val_acc": 75.0}, 3)]
+    assert (run.logged, run.axes) == ([ROW], {"*": "epoch"})
     assert run.finished
 
 
-def test_wandb_run_of_the_same_folder_goes_on_and_of_another_does_not(
+def test_wandb_run_of_the_same_folder_goes_on_and_of_another_or_an_emptied_one_does_not(
     simulated_wandb: list[SimulatedRun], tmp_path: Path
 ) -> None:
-    for name in ("one", "one", "other"):
-        WeightsAndBiases(tmp_path / name / "train", "p", {})
-    first, again, other = (run.settings["id"] for run in simulated_wandb)
-    assert first == again != other
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in (folders[0], *folders):
+        folder.mkdir(exist_ok=True)
+        WeightsAndBiases(folder, "p", {})
+    shutil.rmtree(folders[0])
+    folders[0].mkdir()
+    WeightsAndBiases(folders[0], "p", {})
+    first, again, other, anew = (run.settings["id"] for run in simulated_wandb)
+    assert first == again
+    assert len({first, other, anew}) == 3
     assert {run.settings["resume"] for run in simulated_wandb} == {"allow"}
 
 
@@ -110,8 +123,8 @@ def test_training_run_logs_each_epoch_and_never_the_key(
     root = make_tree(tmp_path / "data", {"a": 2, "b": 2}, num_frames=3, modalities=("rgb",))
     history, _ = run_train(root, tmp_path / "results", "train.num_epochs=2", "train.wandb_project=p")
     (run,) = simulated_wandb
-    assert [step for _, step in run.logged] == [0, 1]
-    assert run.logged[1][0]["train_loss"] == history[1]["train_loss"]
+    assert [row["epoch"] for row in run.logged] == [0, 1]
+    assert run.logged[1]["train_loss"] == history[1]["train_loss"]
     assert "encryption_key" not in run.settings["config"]
     assert run.finished
 

@@ -144,6 +144,13 @@ def test_train_acc_counts_right_clips_of_all_batches() -> None:
     assert state.tally.means()["train_acc"] == 75
 
 
+def test_train_acc_of_mixed_clips_counts_the_class_with_the_larger_share() -> None:
+    run = run_of(linear(), lr=1e-9)
+    run.mix = lambda inputs, labels: (inputs, torch.tensor([[0.3, 0.7], [0.3, 0.7]], dtype=torch.float64))
+    state, _ = train_on(run, [batch_of([[1, 2], [2, 1]], [0, 0])])  # predictions 1 and 0
+    assert (state.tally.correct, state.tally.clips) == (1, 2)
+
+
 # --- accumulation ---
 
 

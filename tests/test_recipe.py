@@ -12,6 +12,7 @@ from action_recognition.config import ModelSpec, OptimSpec
 from action_recognition.errors import SpecError
 from action_recognition.models import build_model
 from action_recognition.models.stages import stages
+from action_recognition.training import memory
 from action_recognition.training.checkpoint import read_checkpoint
 from action_recognition.training.memory import bytes_per_clip, fitting_batch_size
 from action_recognition.training.optim import Precision, Schedule, make_optimizer, parameter_groups
@@ -186,12 +187,35 @@ def test_network_that_is_computed_twice_has_the_same_weights_and_statistics_afte
     assert all(value.equal(states[1][name]) for name, value in states[0].items())
 
 
+def test_synchronised_batch_norms_can_be_computed_twice() -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(resnet())
+    compute_twice(stages(model))
+    step(model, [])  # on one CPU they are plain ones, but insist on their counters
+    assert {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.SyncBatchNorm)} == {1}
+
+
 def test_network_that_is_computed_twice_holds_less_for_the_backward_pass() -> None:
     clips, fp32 = [torch.zeros(2, 6, 32, 32)], Precision("fp32", "cpu")
     plain = bytes_per_clip(resnet(), clips, fp32)
     model = resnet()
     compute_twice(stages(model))
     assert bytes_per_clip(model, clips, fp32) < 0.6 * plain
+    foreseen = bytes_per_clip(resnet(), clips, fp32, stages(resnet()))
+    assert foreseen == plain  # their hooks are on another network
+    model = resnet()
+    assert bytes_per_clip(model, clips, fp32, stages(model)) < 0.8 * plain
+
+
+def test_bytes_per_clip_of_stages_computed_twice_are_their_inputs_and_the_largest_of_them() -> None:
+    stem, layer, head = (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU()),
+        nn.Sequential(nn.Linear(8, 8), nn.ReLU()),
+        nn.Linear(8, 2),
+    )
+    model, parts = nn.Sequential(stem, layer, head), [("stem", [stem]), ("layer1", [layer]), ("head", [head])]
+    # inputs of 4 and 8 numbers; the layer holds its input (8) and its ReLU's output (8), the stem 4 and 8
+    assert bytes_per_clip(model, [torch.zeros(2, 4)], Precision("fp32", "cpu"), parts) == 4 * (4 + 8 + 8 + 8)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 # --- the running mean ---
@@ -275,6 +299,17 @@ def test_run_with_early_stopping_ends_saves_and_says_so_when_started_again(
     assert len(more) == 5
 
 
+def test_early_stopping_between_two_validations_waits_for_the_next(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_models(monkeypatch)
+    first = "action_recognition.tasks.train_setup.best_epoch"
+    monkeypatch.setattr(first, lambda history: history[0] if history else None)
+    how = ("train.early_stopping=1", "train.num_epochs=9", "train.validation_interval=3")
+    history, _ = run_train(tree, tmp_path, *how, f"dataset.val_dataset_dir={tree}")
+    assert ["val_acc" in row for row in history] == [False, False, True]
+
+
 # --- balance and batch size ---
 
 
@@ -314,13 +349,41 @@ def test_run_with_automatic_batch_size_says_it_and_resumes_in_mid_epoch_with_the
     (line,) = (line for line in lines if line.startswith("dataset.batch_size: 32 (auto: a clip holds 0 MiB, "))
     assert line.endswith(" GiB is free)")
     monkeypatch.setattr("action_recognition.tasks.train_setup.free_memory", lambda *_: 0)
-    run_train(tree, tmp_path, "train.num_epochs=2", "dataset.batch_size=auto")
+    _, lines = run_train(tree, tmp_path, "train.num_epochs=2", "dataset.batch_size=auto")
+    assert "dataset.batch_size: 32, as before, where 1 would be chosen now; give a number to change it" in lines
     assert read_checkpoint(tmp_path / "train/ar_model_latest.pth")["batch_size"] == 32
+
+
+def test_automatic_batch_size_where_two_clips_do_not_fit_is_one(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_models(monkeypatch)
+
+    def does_not_fit(*_: object) -> int:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr("action_recognition.tasks.train_setup.bytes_per_clip", does_not_fit)
+    _, lines = run_train(tree, tmp_path, "train.num_epochs=1", "dataset.batch_size=auto", "train.sync_bn=false")
+    assert any(line.startswith("dataset.batch_size: 1 (auto: ") for line in lines)
+
+
+@pytest.mark.parametrize(("limit", "free"), [("3000\n", 1000), ("max\n", None), ("10\n", 0)])
+def test_free_memory_in_a_container_is_what_its_limit_leaves(
+    limit: str, free: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlimited = memory.free_memory(torch.device("cpu"), 1)
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    found = memory.free_memory(torch.device("cpu"), 1)
+    assert found == free if free is not None else found is not None and unlimited is not None and found > unlimited / 2
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["train.label_smoothing=1"], "must be >= 0 and < 1, got 1"),
+        (["train.optim.name=AdamW", "train.optim.momentum=1"], "must be >= 0 and < 1, got 1"),
         (["train.optim.warmup_epochs=10"], "train.optim.warmup_epochs: must be less than train.num_epochs 10, got 10"),
         (["train.optim.warmup_epochs=6", "train.optim.lr_steps=[5]"], "train.optim.lr_steps: lr would fall at epoch 5"),
         (["train.gradient_checkpointing=true", "train.compile=true"], "does not go with train.compile"),

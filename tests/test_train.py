@@ -540,6 +540,19 @@ def test_checkpoint_with_code_inside_is_refused_whichever_way_it_comes(way: str,
 
 
 @pytest.mark.usefixtures("tiny_models")
+def test_resumed_run_does_without_the_weights_that_it_started_from(tree: Path, tmp_path: Path) -> None:
+    run_train(tree, tmp_path / "first", "train.num_epochs=1")
+    weights = tmp_path / "first/train/ar_model_latest.pth"
+    how = f"model.rgb_pretrained_model_path={weights}"
+    _, lines = run_train(tree, tmp_path / "second", "train.num_epochs=1", how)
+    assert any("tensors loaded" in line for line in lines)
+    weights.unlink()
+    history, lines = run_train(tree, tmp_path / "second", "train.num_epochs=2", how)
+    assert len(history) == 2
+    assert not any("tensors loaded" in line for line in lines)
+
+
+@pytest.mark.usefixtures("tiny_models")
 def test_run_whose_checkpoint_cannot_be_written_ends_with_failure_and_keeps_the_one_before(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

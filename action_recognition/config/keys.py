@@ -115,8 +115,8 @@ class ModelSpec:
     rgb_pretrained_model_path: str | None = key(None, "Weights the image stream starts from")
     of_pretrained_model_path: str | None = key(None, "Weights the flow stream starts from")
     joint_pretrained_model_path: str | None = key(None, "Weights the whole joint model starts from")
-    rgb_pretrained_num_classes: int = key(0, "Classes in the image weights' head, 0 = as many as here", at_least(0))
-    of_pretrained_num_classes: int = key(0, "Classes in the flow weights' head, 0 = as many as here", at_least(0))
+    rgb_pretrained_num_classes: int = key(0, "Classes in the image weights' head, 0 = as the file says", at_least(0))
+    of_pretrained_num_classes: int = key(0, "Classes in the flow weights' head, 0 = as the file says", at_least(0))
     num_fc: int = key(64, "Hidden units of the joint head", positive(1_000_000))
     sample_strategy: str = key("consecutive", "Which frames make a clip", one_of("consecutive", "random_interval"))
     sample_rate: int = key(1, "Step between the frames of a clip, 2 = every second frame", positive())
@@ -189,7 +189,7 @@ class DatasetSpec:
 class OptimSpec:
     name: str = key("SGD", "SGD with momentum, or AdamW", one_of("SGD", "AdamW"))
     lr: float = key(5e-4, "Learning rate", positive())
-    momentum: float = key(0.9, "Momentum of SGD, first beta of AdamW", PROBABILITY)
+    momentum: float = key(0.9, "Momentum of SGD, first beta of AdamW", BELOW_ONE)
     weight_decay: float = key(5e-4, "Weight decay", at_least(0))
     stage_lr_decay: float = key(
         1.0, "Learning rate of a stage as a share of the next one's; the head has lr", both(positive(), in_range(0, 1))
@@ -239,7 +239,7 @@ class TrainSpec:
         "Last stage, from the stem on, whose weights stay as they are",
         one_of("stem", "layer1", "layer2", "layer3", "layer4"),
     )
-    label_smoothing: float = key(0.0, "Share of a label that is spread over all classes", PROBABILITY)
+    label_smoothing: float = key(0.0, "Share of a label that is spread over all classes", BELOW_ONE)
     mixup_alpha: float = key(0.0, "Mix pairs of clips, shares from Beta(alpha, alpha), 0 = off", at_least(0))
     cutmix_alpha: float = key(0.0, "Paste a part of a clip into another, in the same way, 0 = off", at_least(0))
     ema_decay: float = key(
@@ -278,9 +278,12 @@ class EvaluateSpec:
     results_dir: str | None = key(None, "Folder of the results; null = <results_dir>/evaluate")
     batch_size: int = key(1, "Clips in a batch", positive())
     video_eval_mode: str = key(
-        "center", "Clips of a video: the middle one, evenly spread ones, all", one_of("center", "conv", "all")
+        "center",
+        "Clips of a video: the middle one, evenly spread ones, all; with random_interval conv = as many interleaved "
+        "ones as it holds, and all = center for a 3d model of any length",
+        one_of("center", "conv", "all"),
     )
-    video_num_segments: int = key(10, "Clips of a video in conv mode", positive())
+    video_num_segments: int = key(10, "Clips of a video in conv mode, with consecutive sampling", positive())
     video_num_crops: int = key(1, "Views of each clip: 1, or 3 crops along the longer side", VIEWS)
     precision: str = key("fp32", "Arithmetic", PRECISIONS)
     report: bool = key(
@@ -299,9 +302,12 @@ class InferenceSpec:
     results_dir: str | None = key(None, "Folder of the results; null = <results_dir>/inference")
     batch_size: int = key(1, "Clips in a batch", positive())
     video_inf_mode: str = key(
-        "center", "Clips of a video: the middle one, evenly spread ones, all", one_of("center", "conv", "all")
+        "center",
+        "Clips of a video: the middle one, evenly spread ones, all; with random_interval conv = as many interleaved "
+        "ones as it holds, and all = center for a 3d model of any length",
+        one_of("center", "conv", "all"),
     )
-    video_num_segments: int = key(10, "Clips of a video in conv mode", positive())
+    video_num_segments: int = key(10, "Clips of a video in conv mode, with consecutive sampling", positive())
     video_num_crops: int = key(1, "Views of each clip: 1, or 3 crops along the longer side", VIEWS)
     precision: str = key("fp32", "Arithmetic", PRECISIONS)
     device: str = key("auto", "Where to infer; auto = the GPUs if there are any", DEVICE)

@@ -86,7 +86,11 @@ class Trainer:
         self.manager = files.CheckpointManager(self.folder, key)
         if key:
             say("checkpoints are encrypted with the key given; without it they can't be read again")
-        self.setup = Setup(spec, process, key, say)
+        if process.is_first:
+            self.manager.remove_leftovers()
+        given = spec.train.resume_training_checkpoint_path
+        self._start: Path | None = from_first(Path(given) if given else self.manager.latest())
+        self.setup = Setup(spec, process, key, self._start is None, say)
         self.state = State()
         self.status = StatusFile(self.folder, process.is_first)
         self.stop = StopRequest(spec.train.timeout_sec)
@@ -305,10 +309,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the checkpoint the spec names, else from the newest in the results folder, else start anew."""
-        if self.process.is_first:
-            self.manager.remove_leftovers()
-        given = self.spec.train.resume_training_checkpoint_path
-        path = from_first(Path(given) if given else self.manager.latest())
+        path = self._start
         if path is None:
             return
         content = self.manager.read(path)

@@ -6,6 +6,7 @@ Nothing here trains or writes into the results folder; tasks/train.py does.
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,12 +49,14 @@ from action_recognition.training.recipe import (
 class Setup:
     """The parts of a training run, made one after the other because each needs those before it.
 
-    `key` opens encrypted weights. SpecError, DataError or CheckpointError where the spec, the videos or the weights
+    `key` opens encrypted weights. Those that the spec starts from are not read for a run that goes on (`is_new` False):
+    its checkpoint has all of them. SpecError, DataError or CheckpointError where the spec, the videos or the weights
     won't do.
     """
 
-    def __init__(self, spec: Spec, process: Process, key: str | None, say: Say) -> None:
+    def __init__(self, spec: Spec, process: Process, key: str | None, is_new: bool, say: Say) -> None:
         self.spec, self.process, self.key, self.say = spec, process, key, say
+        self._is_new = is_new
         self.seed = seed_everything(spec.train.seed, process.rank)
         indices: list[Index] = from_first(self._list_videos() if process.is_first else None)
         self.contract = contract_of(spec, indices[0].class_names)
@@ -63,9 +66,12 @@ class Setup:
         self.val_index = self.indices[1] if len(self.indices) > 1 else None
         self.bare_model = self._build_model()
         self.precision = Precision(self._choose_precision(), process.device.type)
-        self.plan = self._make_plan()
         self.layout = memory_format(spec.train.memory_format, self.precision, self.contract.is_3d)
         self.bare_model.to(memory_format=self.layout)
+        by_stage = bool(spec.train.freeze) or spec.train.optim.stage_lr_decay < 1
+        self.stages = stages(self.bare_model) if by_stage or spec.train.gradient_checkpointing else []
+        self.frozen = freeze(self.stages, spec.train.freeze)
+        self.plan = self._make_plan()
         self.mean: RunningMean | None = None
         self.run = self._make_run()
 
@@ -126,13 +132,20 @@ class Setup:
         num_parameters = sum(p.numel() for p in model.parameters())
         network = f"{spec.model.input_type} {spec.model.backbone} for {spec.model.model_type}"
         self.say(f"model: {network}, {num_classes} classes, {num_parameters:,} parameters, on {self.process.device}")
-        if self.process.is_first:  # the others get the weights from the first when they connect
+        if self.process.is_first and self._is_new:  # the others get the weights from the first when they connect
             for report in load_pretrained(model, spec.model, num_classes, self.key):
                 self.say(str(report))
             own = None if spec.model.pretrained == KINETICS else spec.model.pretrained
             for path in (own, *(getattr(spec.model, f"{m}_pretrained_model_path") for m in ("rgb", "of", "joint"))):
                 self.say_if_plain(path)
-        return model.to(self.process.device)
+        return self._synchronised(model.to(self.process.device))
+
+    def _synchronised(self, model: nn.Module) -> nn.Module:
+        if not self.spec.train.sync_bn:
+            return model
+        if (device := self.process.device).type != "cuda":
+            raise SpecError(f"train.sync_bn: works on GPUs only, and this run is on {device.type}; set it to false")
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # makes the host wait for the GPU at each layer
 
     def _make_plan(self) -> TrainingPlan:
         dataset, process = self.spec.dataset, self.process
@@ -149,9 +162,12 @@ class Setup:
 
     def _fitting_batch_size(self) -> int:
         """What dataset.batch_size auto means here, the same on all processes."""
-        two_clips = self.example_input(num_clips=2)
-        clip_bytes = bytes_per_clip(self.bare_model, two_clips, self.precision)
-        free_bytes = free_memory(self.process.device, self.process.num_local)
+        device, twice = self.process.device, self.stages if self.spec.train.gradient_checkpointing else ()
+        try:
+            clip_bytes = bytes_per_clip(self.bare_model, self.example_input(num_clips=2), self.precision, twice)
+            free_bytes = free_memory(device, self.process.num_local)
+        except torch.cuda.OutOfMemoryError:  # of two clips: one may fit
+            clip_bytes = free_bytes = free_memory(device, self.process.num_local) or 0
         size = min(gather(LARGEST_BATCH if free_bytes is None else fitting_batch_size(clip_bytes, free_bytes)))
         free = "an unknown amount" if free_bytes is None else f"{free_bytes / 2**30:.1f} GiB"
         self.say(f"dataset.batch_size: {size} (auto: a clip holds {clip_bytes / 2**20:.0f} MiB, {free} is free)")
@@ -159,14 +175,12 @@ class Setup:
 
     def _make_run(self) -> Run:
         train, device, model = self.spec.train, self.process.device, self.bare_model
-        by_stage = bool(train.freeze) or train.optim.stage_lr_decay < 1
-        parts = stages(model) if by_stage or train.gradient_checkpointing else []
-        frozen = freeze(parts, train.freeze)
         self.mean = RunningMean(model, train.ema_decay) if train.ema_decay else None
         if train.gradient_checkpointing:
-            compute_twice(parts)
-        optimizer = make_optimizer(model, train.optim, parts if by_stage else ())
-        parallel_model = self._parallel(model)
+            compute_twice(self.stages)
+        by_stage = bool(train.freeze) or train.optim.stage_lr_decay < 1
+        optimizer = make_optimizer(model, train.optim, self.stages if by_stage else ())
+        parallel_model = parallel(model, device)
         return Run(
             model=compiled(parallel_model) if train.compile else parallel_model,
             optimizer=optimizer,
@@ -178,10 +192,16 @@ class Setup:
             clip_grad_norm=train.clip_grad_norm,
             loss=partial(clip_losses, label_smoothing=train.label_smoothing, class_weights=self._class_weights()),
             mix=mixing(train.mixup_alpha, train.cutmix_alpha, len(self.contract.class_names)),
-            frozen=frozen,
+            frozen=self.frozen,
             stepped=self.mean.update if self.mean else lambda: None,
-            gives_up=lambda history: stalled(history, best_epoch(history), train.early_stopping),
+            gives_up=self._gives_up,
         )
+
+    def _gives_up(self, history: list[dict[str, Any]]) -> bool:
+        """train.early_stopping. With validation data, only a validated epoch can be better than the best."""
+        if self.val_index and history and "val_acc" not in history[-1]:
+            return False
+        return stalled(history, best_epoch(history), self.spec.train.early_stopping)
 
     def _class_weights(self) -> torch.Tensor | None:
         if self.spec.dataset.balance != "loss":
@@ -197,11 +217,3 @@ class Setup:
         device = self.process.device
         name = self.spec.train.precision or default_precision(device)
         return trainable_precision(name, device, self.bare_model, self.example_input(), self.say)
-
-    def _parallel(self, model: nn.Module) -> nn.Module:
-        device = self.process.device
-        if self.spec.train.sync_bn:
-            if device.type != "cuda":
-                raise SpecError(f"train.sync_bn: works on GPUs only, and this run is on {device.type}; set it to false")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # makes the host wait for the GPU at each layer
-        return parallel(model, device)

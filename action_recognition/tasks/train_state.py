@@ -96,7 +96,11 @@ def _check_resumable(setup: Setup, contract: Contract, changed: Changes, path: P
 def _restore_training(setup: Setup, content: dict[str, Any], changed: Changes) -> None:
     """The batch size, the optimizer, the schedule, the mean and the scaler."""
     spec, run, plan = setup.spec, setup.run, setup.plan
-    if not spec.dataset.batch_size:
+    if not spec.dataset.batch_size and plan.batch_size != content["batch_size"]:
+        setup.say(
+            f"dataset.batch_size: {content['batch_size']}, as before, where {plan.batch_size} would be chosen now; "
+            "give a number to change it"
+        )
         plan.batch_size = content["batch_size"]
     restore_optimizer(run.optimizer, content["optimizer"])
     if any(key.startswith("train.optim.") for key in changed):

@@ -4,12 +4,13 @@ A logger has `write(row)`, called once an epoch with its figures, and `close()`.
 in `open_loggers`.
 """
 
-import hashlib
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from action_recognition.errors import UserError
+from action_recognition.files import write_text
 
 
 class Logger(Protocol):
@@ -66,7 +67,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise UserError('train.wandb_project: needs Weights & Biases: pip install ".[wandb]"') from error
-        own_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        own_id = _run_id(folder / "wandb_run.txt")
         try:
             self._run = wandb.init(
                 project=project,
@@ -81,14 +82,23 @@ class WeightsAndBiases:
                 f"train.wandb_project: Weights & Biases refuses ({error}): run `wandb login`, set WANDB_MODE=offline, "
                 "or leave the key out"
             ) from error
+        # by epoch, not by W&B's own step: that may not go back, as a resumed run does
+        self._run.define_metric("*", step_metric="epoch")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """The numbers of one epoch."""
-        self._run.log(_numbers(row), step=row["epoch"])
+        self._run.log(dict(row))
 
     def close(self) -> None:
         """Nothing more will come."""
         self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    """The id that a results folder keeps for its run; another folder, or the same one emptied, is another run."""
+    if not path.exists():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text().strip()
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:

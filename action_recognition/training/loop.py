@@ -178,7 +178,8 @@ def _forward(run: Run, batch: Batch, readback: "Readback") -> Tensor:
         logits = run.model(*inputs)  # (N, K)
     losses = run.loss(logits.float(), targets)
     counted = weights > 0
-    correct = (logits.detach().argmax(dim=1) == labels) & counted
+    truth = targets if targets.ndim == 1 else targets.argmax(dim=1)  # of mixed clips the one with the larger share
+    correct = (logits.detach().argmax(dim=1) == truth) & counted
     readback.add(torch.stack([(losses.detach() * counted).sum(), correct.sum(), counted.sum()]), batch.videos)
     return (losses * weights).sum()
 

@@ -100,8 +100,9 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Batch norms take a batch into their running statistics at its first pass only, not when it is computed again."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, counter) in zip(norms, kept, strict=True):
+        # another counter, not none: synchronised batch norms insist on one
+        norm.momentum, norm.num_batches_tracked = 0.0, None if counter is None else counter.clone()
     try:
         yield
     finally:
