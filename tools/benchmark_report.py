@@ -24,9 +24,12 @@ SECTIONS = (
 HEAD = """# Speed, beside the reference's way
 
 Written by `make bench` (`tools/benchmark.py all`); not to be edited. Each table comes from the command above it; ours
-and the reference's way (tools/benchmark_reference.py) take turns in one run after a warm-up, and figures are medians of
-{rounds}. Ratios travel from machine to machine, rates do not. Rates a core are for a second of CPU time. Of the
-limit: ours over what the bare library calls reach. What falls short of what is wanted says so.{scaling}
+and the reference's way take turns in one run after a warm-up, and figures are medians of {rounds}. The reference is
+NVIDIA TAO ActionRecognitionNet: not its program, but its way of doing each step, written plainly in
+tools/benchmark_reference.py, which keeps nothing from one sample to the next. Ratios travel from machine to machine,
+rates do not. Rates a core are for a second of CPU time. Of the limit: ours over what the bare library calls reach.
+Hidden is the part of the time spent exchanging gradients in which the backward pass was still at work; for the rest of
+it a step waits. What falls short of what is wanted says so.{scaling}
 
 {machine}
 """

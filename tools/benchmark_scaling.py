@@ -120,10 +120,11 @@ def _clip_flops(spec: Spec) -> float:
 
 
 def _head(rounds: int) -> str:
+    epochs = "one epoch each" if rounds == 1 else f"medians of {rounds} epochs"
     return f"""# How cost grows
 
 Written by `tools/benchmark.py scaling`; not to be edited. Clips of 224x224 out of frames of {SIZE[0]}x{SIZE[1]},
-through the training loader in batches of 4, by the clock, medians of {rounds} epochs, files in memory.
+through the training loader in batches of 4, by the clock, {epochs}, files in memory.
 
 {machine()}
 """
