@@ -291,7 +291,7 @@ def session_of(dropped: Dropped, forward: Any = None, said: list[str] | None = N
 def test_camera_faster_than_its_model_loses_its_oldest_frames_which_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sources, "_live", lambda source: camera(100, 0.005))
+    monkeypatch.setattr(sources, "_live", lambda source, dropped: camera(100, 0.005))
     dropped = Dropped()
     session = session_of(dropped)
     session.run(frames_of(0, ("rgb",), dropped, live=Live(64, most_wait_sec=0.1)))
@@ -299,6 +299,11 @@ def test_camera_faster_than_its_model_loses_its_oldest_frames_which_are_counted(
     assert session.num_frames + dropped.frames == 100
     assert session.latency.longest < 0.1 + 0.04 + 0.15  # the wait, the model, and a machine that has more to do
     assert f"{dropped.frames} dropped" in session.summary()
+
+
+def test_summary_tells_all_that_was_lost() -> None:
+    told = session_of(Dropped(1234, 2, 5)).summary()
+    assert ", 1,234 dropped, 5 damaged packets left out, connections lost: 2; looked at 0 times" in told
 
 
 def test_file_loses_no_frame_however_slow_the_model_is(tmp_path: Path) -> None:
@@ -369,7 +374,7 @@ def test_ctrl_c_and_sigterm_finish_events_video_and_page(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     number: int, code: int,
 ) -> None:  # fmt: skip
-    def endless(source: object) -> Iterator[Frame]:
+    def endless(source: object, dropped: Dropped) -> Iterator[Frame]:
         for i in range(1000):
             yield Frame(0.0, i, {"rgb": picture(RED)})
             time.sleep(0.01)

@@ -1,8 +1,10 @@
 """Frames of folders, files, arrays and live sources."""
 
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -164,7 +166,7 @@ class Connections:
     def __init__(self, *connections: tuple[int, Exception | None]) -> None:
         self.left = list(connections)
 
-    def __call__(self, source: object) -> Iterator[Frame]:
+    def __call__(self, source: object, dropped: Dropped) -> Iterator[Frame]:
         num_frames, end = self.left.pop(0)
         yield from (frame(number) for number in range(num_frames))
         if end:
@@ -247,23 +249,109 @@ def test_waits_between_attempts_double(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_recording_behind_an_address_plays_at_its_own_pace_to_its_end(tmp_path: Path) -> None:
-    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
-    write_moving(tmp_path / "x.mkv", num_frames=10)  # at 25 frames a second
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def test_recording_behind_an_address_plays_at_its_own_pace_to_its_end(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    write_moving(tmp_path / "x.mkv", num_frames=10)  # at 25 frames a second
     said: list[str] = []
     dropped = Dropped()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}/x.mkv"
-        times = [f.time_sec for f in frames_of(address, RGB, dropped, live=Live(2, retries=5, tell=said.append))]
-        server.shutdown()
+    live = Live(2, retries=5, tell=said.append)
+    with served(tmp_path) as address:
+        times = [f.time_sec for f in frames_of(f"{address}x.mkv", RGB, dropped, live=live)]
     assert (len(times), said) == (10 - dropped.frames, [])
     assert 0.35 < times[-1] < 1.5
+
+
+def write_damaged(path: Path, damaged: Container[int]) -> Path:
+    """Ten pictures, each packed for itself; packets of these numbers hold rubbish."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(10):
+            (packet,) = stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24"))
+            if number in damaged:
+                good, packet = packet, av.Packet(b"rubbish" * 20)
+                packet.stream, packet.time_base, packet.pts, packet.dts = stream, good.time_base, good.pts, good.dts
+            container.mux(packet)
+    return path
+
+
+def test_damaged_packets_of_a_stream_are_left_out_and_counted(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    write_damaged(tmp_path / "x.mkv", {3, 4, 7})
+    dropped, said = Dropped(), []
+    with served(tmp_path) as address:
+        frames = list(frames_of(f"{address}x.mkv", RGB, dropped, live=Live(64, retries=5, tell=said.append)))
+    assert [f.number for f in frames] == list(range(7))
+    assert (dropped, said) == (Dropped(damaged=3), [])
+
+
+def test_stream_of_nothing_but_damage_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    monkeypatch.setattr(sources, "MOST_DAMAGED_SEC", 0.0)
+    write_damaged(tmp_path / "x.mkv", range(2, 10))
+    with (
+        served(tmp_path) as address,
+        pytest.raises(DataError, match=r"x\.mkv: broke off \(nothing could be decoded for 0 s"),
+    ):
+        list(frames_of(f"{address}x.mkv", RGB, Dropped(), live=Live(64)))
+
+
+def set_up_by(query: str) -> str:
+    """The transport that is asked of an RTSP camera, which then hangs up."""
+    sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:streamid=0\r\n"
+    answers = {b"OPTIONS": b"Public: DESCRIBE, SETUP\r\n\r\n"}
+    answers[b"DESCRIBE"] = b"Content-Type: application/sdp\r\nContent-Length: %d\r\n\r\n%b" % (len(sdp), sdp)
+    asked = []
+
+    def answer(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection, connection.makefile("rwb") as file:
+            while (line := file.readline()) and (head := list(iter(file.readline, b"\r\n"))):
+                if line.startswith(b"SETUP"):
+                    asked.extend(field.decode().strip() for field in head if field.startswith(b"Transport"))
+                    return
+                number = next(field for field in head if field.startswith(b"CSeq"))
+                file.write(b"RTSP/1.0 200 OK\r\n" + number + answers[line.split()[0]])
+                file.flush()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        camera = threading.Thread(target=answer, args=(listener,), daemon=True)
+        camera.start()
+        with pytest.raises(DataError):
+            list(frames_of(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/1{query}", RGB, Dropped()))
+        camera.join(10)
+    return asked[0].split(";")[0]
+
+
+@pytest.mark.parametrize(("query", "transport"), [("", "RTP/AVP/TCP"), ("?udp", "RTP/AVP/UDP")])
+def test_rtsp_comes_over_tcp_unless_the_address_asks_for_udp(query: str, transport: str) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
+    assert set_up_by(query) == f"Transport: {transport}"
+
+
+@pytest.mark.parametrize("address", ["rtsp://x/1", "srt://x:9000", "rtp://239.0.0.1:5004", "RTSPS://x", "udp://@:1"])
+def test_addresses_are_live(address: str) -> None:
+    assert sources.is_live(address)
+
+
+def test_camera_by_its_lasting_name_is_the_camera(tmp_path: Path) -> None:
+    (tmp_path / "usb-Maker_Camera-index0").symlink_to("/dev/video7")
+    assert source_of(str(tmp_path / "usb-Maker_Camera-index0")) == 7
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,9 @@ class Session:
 
     def _lost(self) -> str:
         dropped = f", {self.dropped.frames:,} dropped" if self.dropped.frames else ""
-        return dropped + (f", connections lost: {self.dropped.connections:,}" if self.dropped.connections else "")
+        damaged = f", {self.dropped.damaged:,} damaged packets left out" if self.dropped.damaged else ""
+        lost = f", connections lost: {self.dropped.connections:,}" if self.dropped.connections else ""
+        return dropped + damaged + lost
 
 
 def line(time_sec: float, mark: Mark) -> str:

@@ -6,6 +6,7 @@ arrays and folders. Runs without torch.
 """
 
 import math
+import os
 import re
 import sys
 import threading
@@ -26,7 +27,8 @@ FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEFAULT_FPS = 25.0
 LONGEST_WAIT_SEC = 30.0  # between two attempts to open a lost stream
-_STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
+MOST_DAMAGED_SEC = 10.0  # a stream that sends nothing which can be decoded for so long is lost
+_STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://", "rtp://")
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,14 @@ class Frame:
 
 @dataclass
 class Dropped:
-    """What a live source lost: frames that came and were never looked at, connections that were opened anew."""
+    """What a live source lost.
+
+    Frames that came and were never looked at, connections that were opened anew, packets that could not be decoded.
+    """
 
     frames: int = 0
     connections: int = 0
+    damaged: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,13 @@ class LatestFrames:
 
 
 def source_of(text: str) -> int | str:
-    """A source as it stands on a command line: 0 and /dev/video0 are cameras, all else a path or an address."""
-    device = re.fullmatch(r"(?:/dev/video)?(\d+)", text, re.ASCII)
+    """A source as it stands on a command line: a camera's number, or a path or an address.
+
+    0, /dev/video0 and links to it (/dev/v4l/by-id/..., which keep their names) are cameras.
+    """
+    if re.fullmatch(r"\d+", text, re.ASCII):
+        return int(text)
+    device = re.fullmatch(r"/dev/video(\d+)", os.path.realpath(text), re.ASCII)
     return int(device[1]) if device else text
 
 
@@ -216,7 +227,7 @@ def _connected(source: int | str, live: Live, dropped: Dropped, is_over: threadi
     start, number, num_failed = time.monotonic(), 0, 0
     while True:
         try:
-            for frame in _live(source):
+            for frame in _live(source, dropped):
                 now = time.monotonic()
                 start = start if number else now
                 if num_failed:
@@ -239,21 +250,20 @@ def _connected(source: int | str, live: Live, dropped: Dropped, is_over: threadi
             return
 
 
-def _live(source: int | str) -> Iterator[Frame]:
+def _live(source: int | str, dropped: Dropped) -> Iterator[Frame]:
     """The frames of one connection, as they come; a recording behind an address at its own pace.
 
     DataError where it can't be opened or breaks off; _StreamEnd where an address ends that is no recording.
     """
     where, how = _device(source) if isinstance(source, int) else (source, None)
     av = load_av(without_password(where))
-    # What FFmpeg reads to learn the format it would hand on as old frames, seconds of them; of a recording those are
-    # its beginning.
-    options = {} if how or where.lower().startswith("http") else {"fflags": "nobuffer"}
     start = None
     try:
-        with av.open(where, format=how, options=options, timeout=(10.0, 10.0), metadata_errors="ignore") as container:
+        with av.open(
+            where, format=how, options=_options(where, how), timeout=(10.0, 10.0), metadata_errors="ignore"
+        ) as container:
             comes_in_pieces = container.duration or container.format.name == "hls"  # at the network's pace, no camera's
-            for number, frame in enumerate(container.decode(video=0)):
+            for number, frame in enumerate(_decoded(container, dropped)):
                 shown_sec = frame.time or 0.0
                 start = time.monotonic() - shown_sec if start is None else start
                 if comes_in_pieces:
@@ -265,6 +275,38 @@ def _live(source: int | str) -> Iterator[Frame]:
         raise DataError(what) from error
     if is_endless:
         raise _StreamEnd(f"{without_password(where)}: has ended")
+
+
+def _options(where: str, how: str | None) -> dict[str, str]:
+    """What FFmpeg is told to open a live source with."""
+    if how or where.lower().startswith("http"):
+        return {}
+    # What FFmpeg reads to learn the format it would hand on as old frames, seconds of them; of a recording those are
+    # its beginning.
+    options = {"fflags": "nobuffer"}
+    if where.lower().startswith("rtsp") and not where.endswith("?udp"):
+        options["rtsp_transport"] = "tcp"  # FFmpeg tries UDP first, where each lost packet damages pictures
+    return options
+
+
+def _decoded(container: Any, dropped: Dropped) -> Iterator[Any]:
+    """The frames of a connection; a packet that can't be decoded is counted and left out.
+
+    OSError after MOST_DAMAGED_SEC in which packets came and no frame. Other errors are the connection's.
+    """
+    import av
+
+    latest = time.monotonic()
+    for packet in container.demux(video=0):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            dropped.damaged, frames = dropped.damaged + 1, []
+        if not frames and time.monotonic() - latest > MOST_DAMAGED_SEC:
+            raise OSError(f"nothing could be decoded for {MOST_DAMAGED_SEC:g} s")
+        for frame in frames:
+            yield frame
+            latest = time.monotonic()
 
 
 def without_password(text: str) -> str:
