@@ -100,6 +100,20 @@ def test_run_with_validation_saves_the_best_epoch_as_best(tree: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("tiny_models")
+def test_report_gets_the_answers_of_the_epoch_that_was_validated_also_of_a_finished_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int | None] = []
+    monkeypatch.setattr(train, "check_plots", lambda *_: None)
+    monkeypatch.setattr(train, "write_training_report", lambda *given: told.append(given[-1].epoch))
+    run_train(tree, tmp_path, "train.num_epochs=2")
+    for _ in range(2):
+        how = (f"dataset.val_dataset_dir={tree}", "train.report=true")
+        run_train(tree, tmp_path, "train.num_epochs=4", "train.validation_interval=3", *how)
+    assert told == [3, 4, 4]
+
+
+@pytest.mark.usefixtures("tiny_models")
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tree: Path, tmp_path: Path) -> None:
     first, second, third = (
         run_train(tree, tmp_path / str(i), "train.num_epochs=1", f"train.seed={seed}")[0]

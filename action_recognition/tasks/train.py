@@ -192,7 +192,8 @@ class Trainer:
             if number := self.stop.now():
                 self._save_and_leave(number)  # of this epoch nothing but its validation is left
             self.state.problems.update(problems)
-            self.answers = Answers(scores, index, str(self.spec.dataset.val_dataset_dir), class_names)
+            root, num_epochs = str(self.spec.dataset.val_dataset_dir), self.state.epoch + bool(self.state.step)
+            self.answers = Answers(scores, index, root, class_names, num_epochs)
             confusion = confusion_matrix(scores.labels, scores.predictions, len(class_names))
             accuracies = {"val_acc": total_accuracy(confusion), "val_m_acc": mean_class_accuracy(confusion)}
             return {"val_loss": scores.loss, **accuracies}
