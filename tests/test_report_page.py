@@ -367,7 +367,9 @@ def test_report_of_video_files_is_that_of_their_frames(
     root = write_video_tree(tmp_path / "videos", {MARKUP: 3, "a": 2}, LENGTHS)
     how = ("evaluate.report=true", *[f"dataset.cache_dir={tmp_path / 'cache'}"] * cached)
     run_evaluate(finished[0].parent / "model.pth", root, tmp_path, *how)
-    found, expected = data_of((tmp_path / "evaluate" / "report.html").read_text()), data_of(page)
+    written = (tmp_path / "evaluate" / "report.html").read_text()
+    assert set(re.findall(r"aspect-ratio:[0-9.]+", written)) == {"aspect-ratio:1.2500"}  # 20x16, cached as 8x8
+    found, expected = data_of(written), data_of(page)
     assert [row[0] for row in found["videos"]] == [f"{row[0]}.avi" for row in expected["videos"]]
     assert [row[1:] for row in found["videos"]] == [row[1:] for row in expected["videos"]]
     assert (found["thumbnails"], found["windows"]) == (expected["thumbnails"], expected["windows"])

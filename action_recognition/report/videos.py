@@ -6,6 +6,7 @@ read of each video that is listed, and the clips of the hardest, which go throug
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import nn
 from action_recognition.clip.contract import Contract
 from action_recognition.clip.transform import Box, view_boxes
 from action_recognition.data.dataset import EvaluationWindows
-from action_recognition.data.frames import open_frames
+from action_recognition.data.frames import open_frames, open_source
+from action_recognition.data.index import FOLDERS
 from action_recognition.data.loader import ToInput
 from action_recognition.data.sheet import flow_in_colours
 from action_recognition.data.survey import printable
@@ -57,11 +59,10 @@ class Evaluated(Answers):
 
 @dataclass(frozen=True)
 class Look:
-    """What a second look at a video gave: its length, and for the hardest a picture; `aspect` is width / height."""
+    """What a second look at a video gave: its length, and for the hardest a picture."""
 
     num_frames: int
     thumbnail: str = ""
-    aspect: float = 1.0
 
 
 def looks_at(evaluated: Evaluated) -> dict[int, Look]:
@@ -76,21 +77,28 @@ def looks_at(evaluated: Evaluated) -> dict[int, Look]:
 
 
 def _look(evaluated: Evaluated, position: int, with_picture: bool) -> Look:
-    contract, num_views = evaluated.contract, evaluated.windows.num_views
+    contract = evaluated.contract
     frames = open_frames(evaluated.index.videos[evaluated.scores.video_ids[position]])
     if not with_picture:
         return Look(frames.num_frames)
-    aspects: list[float] = []
-
-    def box_of(size: tuple[int, int]) -> Box:
-        left, top, right, bottom = box = view_boxes(size, contract, num_views)[num_views // 2]
-        aspects.append((right - left) / (bottom - top))
-        return box
-
     modality = contract.modalities[0]
     middle = np.array([frames.num_frames // 2])
-    clip = frames.read(modality, middle, box_of, (contract.width, contract.height))
-    return Look(frames.num_frames, clips.thumbnail(_for_the_eye(clip, modality, contract)[0]), aspects[0])
+    clip = frames.read(modality, middle, partial(_box, evaluated), (contract.width, contract.height))
+    return Look(frames.num_frames, clips.thumbnail(_for_the_eye(clip, modality, contract)[0]))
+
+
+def _box(evaluated: Evaluated, size: tuple[int, int]) -> Box:
+    """The middle one of the parts of a frame that the model sees."""
+    num_views = evaluated.windows.num_views
+    return view_boxes(size, evaluated.contract, num_views)[num_views // 2]
+
+
+def _aspect(evaluated: Evaluated, position: int) -> float:
+    """Width / height of that part in the source; frames of the cache may be square already. DataError if it is gone."""
+    source = open_source(evaluated.index.videos[evaluated.scores.video_ids[position]])
+    image = next(source.images(FOLDERS[evaluated.contract.modalities[0]][0], [0]))
+    left, top, right, bottom = _box(evaluated, image.size)
+    return (right - left) / (bottom - top)
 
 
 def _for_the_eye(clip: np.ndarray, modality: str, contract: Contract) -> np.ndarray:
@@ -114,7 +122,7 @@ class Film:
 class Card:
     position: int
     films: tuple[Film, ...]
-    aspect: float
+    aspect: float  # width / height, of the video
 
 
 def cards_of(evaluated: Evaluated, looks: Mapping[int, Look]) -> Iterator[Card]:
@@ -124,7 +132,7 @@ def cards_of(evaluated: Evaluated, looks: Mapping[int, Look]) -> Iterator[Card]:
     for position in answered[: min(MAX_CLIPS, max(MIN_CLIPS, evaluated.num_wrong))].tolist():
         if position not in looks:
             continue
-        card = _card(evaluated, position, looks[position].aspect)
+        card = _card(evaluated, position)
         left -= sum(len(film.strip) + len(film.heated) for film in card.films) if card else 0
         if left < 0:
             return
@@ -132,11 +140,15 @@ def cards_of(evaluated: Evaluated, looks: Mapping[int, Look]) -> Iterator[Card]:
             yield card
 
 
-def _card(evaluated: Evaluated, position: int, aspect: float) -> Card | None:
-    """The window that scored highest for the answer."""
+def _card(evaluated: Evaluated, position: int) -> Card | None:
+    """The window that scored highest for the answer; None where the video can't be read now."""
     scores, contract = evaluated.scores, evaluated.contract
     sample = evaluated.windows[int(scores.video_ids[position])]
     if sample.problem:
+        return None
+    try:
+        aspect = _aspect(evaluated, position)
+    except DataError:
         return None
     answer = int(scores.predictions[position])
     window = int(scores.windows[position][:, answer].argmax())
