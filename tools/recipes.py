@@ -1,8 +1,8 @@
 """What each feature for small data does on the rendered people: many short runs, one table, docs/recipes.md.
 
-  python tools/make_demo_data.py demo --no-flow --size 72
-  python tools/recipes.py demo work/recipes                    # 3 seeds of every recipe
-  python tools/recipes.py demo work/recipes --seeds 1 --only plain mixup
+  python tools/make_demo_data.py demo2 --no-flow --size 72 --test-per-class 40 --seed 2
+  python tools/recipes.py demo2 work/recipes                    # 3 seeds of every recipe
+  python tools/recipes.py demo2 work/recipes --seeds 1 --only plain "mixup 0.2"
   python tools/recipes.py --page                               # write the page anew from what has been run
 
 Each finished run is a line in docs/recipes.jsonl, with those of tools/ut_interaction.py where --ut gives its
@@ -220,8 +220,8 @@ difference from the first row, seed by seed. Of 200 videos one point is two: a d
 says nothing. All from `configs/demo.yaml`: 3D ResNet-18, 8 frames, here of 48x48 pixels, fp32 on a CPU. Written by
 
 ```sh
-python tools/make_demo_data.py demo --no-flow --size 72
-python tools/recipes.py demo work/recipes
+python tools/make_demo_data.py demo2 --no-flow --size 72 --test-per-class 40 --seed 2
+python tools/recipes.py demo2 work/recipes
 ```
 
 ## 12 videos a class, from scratch
@@ -262,6 +262,9 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="run nothing, write docs/recipes.md")
     parser.add_argument("--ut", type=Path, metavar="FILE", help="results.jsonl of tools/ut_interaction.py")
     options = parser.parse_args()
+    unknown = set(options.only or ()) - {recipe for recipes in RECIPES.values() for recipe in recipes}
+    if unknown:
+        parser.error(f"--only: no recipe is called {', '.join(sorted(unknown))}; see the rows of {PAGE.name}")
     if options.ut:
         known = recorded()
         for line in map(json.loads, options.ut.read_text().splitlines()):
