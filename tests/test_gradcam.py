@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from action_recognition.config import ModelSpec
 from action_recognition.models import build_model
@@ -109,6 +110,22 @@ def test_stream_whose_features_are_tokens_has_no_map() -> None:
             return self.head(self.norm(self.stem(x).flatten(2).swapaxes(1, 2)).mean(1))
 
     assert grad_cam(Tokens(), [torch.rand(1, 3, 8, 8)], 0) == [None]
+
+
+def test_map_of_swin_on_small_frames_is_of_its_last_blocks_with_channels_at_the_end() -> None:
+    """64 pixels: the third stage answers (1, T, 4, 4, 384), the last one 2x2 places."""
+    torch.manual_seed(0)
+    spec = ModelSpec(model_type="rgb", input_type="3d", backbone="swin3d_t", rgb_seq_length=4)
+    model, x = build_model(spec, 3).eval(), torch.rand(1, 3, 4, 64, 64)
+    seen: list[Tensor] = []
+    model.get_submodule("features.4.5").register_forward_hook(lambda *call: seen.append(call[-1]))
+    (heat,) = grad_cam(model, [x], 0)
+    (gradient,) = torch.autograd.grad(model(x)[0, 0], seen[-1])
+    assert gradient.shape == (1, 2, 4, 4, 384)
+    expected = (seen[-1] * gradient.mean((1, 2, 3))).sum(-1).relu()
+    expected = functional.interpolate(expected[None], x.shape[2:], mode="trilinear")[0, 0]
+    assert heat is not None
+    np.testing.assert_allclose(heat, (expected / expected.max()).detach(), atol=1e-5)
 
 
 def test_network_without_weights_has_no_gradients() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.video import SwinTransformer3d
 
 from action_recognition.models.joint import Joint
 
@@ -51,6 +52,7 @@ class _Watch:
         self.features: Tensor | None = None
         self.channels_last = False
         self._is_large = False
+        self._is_swin = isinstance(stream, SwinTransformer3d)
         self._hooks = [stage.register_forward_hook(self._see) for stage in stages(stream)]
 
     def _see(self, stage: nn.Module, _: object, output: object) -> None:
@@ -59,7 +61,8 @@ class _Watch:
         if output.ndim == 3 and output.shape[1] > 1:
             self.features = None  # tokens (N, L, C): a map that came before them is no longer what is judged
         elif output.ndim in (4, 5):
-            channels_last = isinstance(stage, nn.LayerNorm)  # which takes them nowhere else
+            # Swin's stages all answer (N, T, H, W, C), and a LayerNorm takes channels nowhere else.
+            channels_last = self._is_swin or isinstance(stage, nn.LayerNorm)
             height, width = output.shape[-3:-1] if channels_last else output.shape[-2:]
             is_large = min(height, width) >= MIN_SIDE
             if is_large or (not self._is_large and height * width > 1):
