@@ -204,6 +204,16 @@ def test_video_has_every_frame_at_its_time_with_a_bar_as_long_as_the_score(tmp_p
     assert np.diff(lengths).tolist() == pytest.approx([lengths[4] / 4] * 4, abs=3)
 
 
+@pytest.mark.parametrize("name", ["o.mp4", "o.mkv", "o.mov"])
+def test_video_of_any_format_does_not_say_a_rate_that_it_has_not(tmp_path: Path, name: str) -> None:
+    with OverlayVideo(tmp_path / name) as video:
+        for i in range(20):
+            video.write(picture(RED), i / 10)
+    assert len(read_video(tmp_path / name)[0]) == 20
+    with av.open(str(tmp_path / name)) as container:
+        assert float(container.streams.video[0].average_rate) == pytest.approx(10, rel=0.05)
+
+
 def test_flow_is_shown_by_its_horizontal_part_in_grey() -> None:
     of = np.dstack([np.full((4, 4), 7, np.uint8), np.full((4, 4), 9, np.uint8)])
     assert picture_of(Frame(0, 0, {"of": of})).tolist() == np.full((4, 4, 3), 7).tolist()
