@@ -1,5 +1,6 @@
 """tools/live.py and what it is made of: lines, events, a video, a page, and frames that nobody can wait for."""
 
+import errno
 import http.client
 import json
 import runpy
@@ -10,7 +11,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -226,8 +229,8 @@ def test_small_picture_is_enlarged_and_a_box_with_it() -> None:
     assert image[180, 100].max() == 0  # inside
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
-def test_video_that_is_ended_by_the_user_or_the_source_is_whole(tmp_path: Path, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, OutputError, ZeroDivisionError, SystemExit])
+def test_video_of_a_run_that_anything_else_ends_is_whole(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), OverlayVideo(tmp_path / "o.mp4") as video:  # noqa: PT012
         for i in range(3):
             video.write(picture(RED), i / 10)
@@ -236,10 +239,12 @@ def test_video_that_is_ended_by_the_user_or_the_source_is_whole(tmp_path: Path, 
     assert [p.name for p in tmp_path.iterdir()] == ["o.mp4"]
 
 
-def test_video_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), OverlayVideo(tmp_path / "o.mp4") as video:  # noqa: PT012
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), av.error.ExternalError(1, "x")])
+def test_video_that_can_not_be_written_leaves_nothing(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OutputError, match=r"o\.mp4: can't be written"), OverlayVideo(tmp_path / "o.mp4") as video:  # noqa: PT012
         video.write(picture(RED), 0)
-        raise ZeroDivisionError
+        video._stream = SimpleNamespace(encode=Mock(side_effect=error))
+        video.write(picture(RED), 1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from action_recognition.deploy.events import UNKNOWN
 from action_recognition.deploy.sources import DEFAULT_FPS
 from action_recognition.deploy.tracks import Mark
-from action_recognition.errors import DataError, OutputError, UserError
+from action_recognition.errors import OutputError, UserError
 from action_recognition.files import whole_file, why_unwritable
 
 VIDEO_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
@@ -83,8 +83,8 @@ def _font(size: int) -> Any:
 class OverlayVideo:
     """A video file that is written frame by frame, each with its own time; its size is the first one's.
 
-    It takes its name when the block ends well, at the end of the source, or when the user ends it; after any other
-    failure nothing is left. Without a frame there is no file.
+    It takes its name when the block ends, whatever ended it; only where it can't be written itself nothing is left.
+    Without a frame there is no file.
     """
 
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
@@ -100,6 +100,7 @@ class OverlayVideo:
             raise UserError(f"{path}: writing a video needs PyAV: pip install av (the extra video)") from error
         self._av, self._stack, self._last_tick = av, ExitStack(), -1
         self._container: Any = None
+        self._is_broken = False
 
     def write(self, picture: np.ndarray, time_sec: float) -> None:
         """Add a picture, uint8 (H, W, 3), on show from `time_sec` on."""
@@ -114,6 +115,7 @@ class OverlayVideo:
             frame.pts, frame.time_base = self._last_tick, Fraction(1, _TICKS_A_SEC)
             self._container.mux(self._stream.encode(frame))
         except (OSError, self._av.FFmpegError) as error:
+            self._is_broken = True
             raise self._unwritable(error) from error
         self.num_frames += 1
 
@@ -147,10 +149,8 @@ class OverlayVideo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._container is None:
-            return
-        if kind is None or issubclass(kind, KeyboardInterrupt | DataError):
+        if self._is_broken:
+            self._stack.__exit__(kind, error, trace)
+        elif self._container is not None:
             with self._stack:
                 self._finish()
-            return
-        self._stack.__exit__(kind, error, trace)
