@@ -191,6 +191,27 @@ def test_boxes_of_frames_that_the_source_does_not_have_are_told(
     assert told == f"{tmp_path}/t.txt: 1 of its 2 frames were in the source, which gave 4"
 
 
+@pytest.mark.parametrize("ended_by", ["seconds", "signal"])
+def test_boxes_of_frames_that_were_never_reached_are_not_blamed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    (tmp_path / "t.txt").write_text("1,1,2,2,9,9\n9,1,2,2,9,9\n")
+    video = write_video(tmp_path / "v.mp4", [picture(RED)] * 9)
+    if ended_by == "signal":
+        monkeypatch.setattr(Session, "_show", lambda self, frame: signal.raise_signal(signal.SIGINT))
+    assert run(model, video, "--tracks", tmp_path / "t.txt", "--seconds", 0.3) == (130 if ended_by == "signal" else 0)
+    assert "of its 2 frames" not in capsys.readouterr().err
+
+
+def test_boxes_outside_the_picture_are_counted_and_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.txt").write_text("".join(f"{n},1,2,2,9,9\n{n},2,1900,2,9,9\n" for n in range(1, 5)))
+    assert run(model, write_video(tmp_path / "v.mp4", [picture(RED)] * 4), "--tracks", tmp_path / "t.txt") == 0
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"{tmp_path}/t.txt: 4 of 8 boxes lie outside the 64x32 picture; are they of another size?"
+
+
 # --- the video ---
 
 

@@ -184,9 +184,11 @@ def conclude(session: Session, options: argparse.Namespace) -> None:
         note("dropped frames came while the model was busy, and make windows last longer; try a larger --stride")
     if session.boxes is not None:
         late = sum(number >= session.num_frames for number in session.boxes)
-        if not session.num_boxed or late:
+        if session.is_at_end and (late or not session.num_boxed):
             note(f"{options.tracks}: {session.num_boxed} of its {len(session.boxes)} frames were in the source, "
                  f"which gave {session.num_frames}")  # fmt: skip
+        if misfit := session.misfit():
+            note(f"{options.tracks}: {misfit}")
 
 
 def end_by_signals(session: Session, stack: ExitStack) -> None:

@@ -88,6 +88,7 @@ class Session:
     num_frames: int = 0
     num_boxed: int = 0
     num_events: int = 0
+    is_at_end: bool = False  # of the source
     _is_waiting: bool = False
     _interrupted: KeyboardInterrupt | None = None
     _last: Frame | None = None
@@ -102,6 +103,7 @@ class Session:
                 self._take(frame)
                 if self._interrupted:
                     raise self._interrupted
+            self.is_at_end = frame is None
         finally:
             self._tell(self.follow.close())
 
@@ -173,6 +175,14 @@ class Session:
             f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}; looked at {self.latency.num:,} times, "
             f"events: {self.num_events:,}\nframe to label: {self.latency}"
         )
+
+    def misfit(self) -> str | None:
+        """What is odd about the boxes, if something is."""
+        if not self.follow.num_outside or self._last is None:
+            return None
+        height, width = picture_of(self._last).shape[:2]
+        outside = f"{self.follow.num_outside:,} of {self.follow.num_boxes:,} boxes"
+        return f"{outside} lie outside the {width}x{height} picture; are they of another size?"
 
     def _lost(self) -> str:
         dropped = f", {self.dropped.frames:,} dropped" if self.dropped.frames else ""

@@ -185,6 +185,8 @@ class TrackRecognizer:
     `margin` crop_of's; `ema` (Smoothing's) and `threshold` are as in Recognizer.stream. While a box is missing, its
     track goes on where it was, and is not looked at; after more than `most_missing` frames it is over and forgotten. A
     track that is over before it was looked at is looped to one window where it fills half of one.
+
+    `num_boxes` and `num_outside` count the boxes that were given, and those that lie outside the picture.
     """
 
     def __init__(
@@ -206,10 +208,12 @@ class TrackRecognizer:
         self._ema, self._threshold = ema, threshold
         self._tracks: dict[int, _Track] = {}
         self._since_look = stride - 1
+        self.num_boxes, self.num_outside = 0, 0
 
     def push(self, frame: Frame, boxes: Boxes) -> Told:
         """Take the next frame and the boxes in it."""
         self._since_look += 1
+        self.num_boxes += len(boxes)
         for track_id in boxes:
             if track_id not in self._tracks:
                 self._tracks[track_id] = self._new(track_id)
@@ -240,6 +244,7 @@ class TrackRecognizer:
         box = boxes.get(track.id, track.box)
         crop = self._crop(box, (width, height))
         is_there = track.id in boxes and crop is not None
+        self.num_outside += track.id in boxes and crop is None
         track.num_missing = 0 if is_there else track.num_missing + 1
         if is_there:
             track.box = box
