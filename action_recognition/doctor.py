@@ -55,7 +55,7 @@ PACKAGES = (
     Package("tqdm", "tqdm", "progress bars", 'pip install -e "."', True),
     Package("onnx", "onnx", "export", 'pip install -e "."', True),
     Package("av", "av", "video files, and videos written by tools/live.py", 'pip install -e ".[video]"'),
-    Package("opencv", "cv2", "DIS optical flow, cameras, images read faster", 'pip install -e ".[video]"'),
+    Package("opencv", "cv2", "preprocessing, DIS optical flow, images read faster", 'pip install -e ".[video]"'),
     Package("onnxruntime", "onnxruntime", "exported models, checked and run", 'pip install -e ".[deploy]"'),
     Package("onnxscript", "onnxscript", "export", 'pip install -e ".[deploy]"'),
     Package("tensorrt", "tensorrt", "TensorRT engines, on an NVIDIA GPU", 'pip install -e ".[trt]"'),
@@ -89,7 +89,7 @@ def examine_package(package: Package) -> Finding:
     advice = f"for {package.purpose}: {package.install}"
     try:
         importlib.import_module(package.module)
-    except (ImportError, OSError, AttributeError) as error:  # a library of the system is missing, or versions disagree
+    except Exception as error:  # a library of the system is missing, or versions disagree, which can raise anything
         if installed is None:
             return Finding("packages", package.name, MISSING, "not installed", advice, package.needed)
         seen = f"{installed} can't be imported: {' '.join(str(error).split())[:200]}"
@@ -211,7 +211,7 @@ def _imported(name: str) -> Any:
     """The module, or None where it can't be imported; examine_package has said why."""
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError, AttributeError):
+    except Exception:  # as there
         return None
 
 

@@ -34,16 +34,27 @@ def test_package_that_is_missing_says_what_for_and_the_command() -> None:
     assert found.advice == 'for magic: pip install -e ".[magic]"'
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libGL.so.1: cannot open shared object file"),
+        RuntimeError("operator torchvision::nms does not exist"),
+        ValueError("numpy.dtype size changed, may indicate binary incompatibility"),
+        TypeError("Descriptors cannot be created directly"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_package_that_is_installed_and_can_not_be_imported_is_broken_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(name: str) -> None:
-        raise ImportError("libGL.so.1: cannot open shared object file")
+        raise error
 
     monkeypatch.setattr(importlib, "import_module", fail)
     found = examine_package(Package("numpy", "numpy", "everything", "pip install numpy", True))
     assert found.state == BROKEN
-    assert found.seen.endswith("can't be imported: libGL.so.1: cannot open shared object file")
+    assert found.seen.endswith(f"can't be imported: {error}")
+    assert by_name(doctor._flow_engines())["dis"].state == MISSING  # the parts behind are examined too
 
 
 def test_disk_and_shared_memory_that_are_short_come_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
