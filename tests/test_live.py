@@ -4,6 +4,7 @@ import errno
 import http.client
 import json
 import runpy
+import shutil
 import signal
 import socket
 import threading
@@ -480,7 +481,37 @@ def test_page_streams_pictures_as_they_come() -> None:
             page.show(picture(GREEN), [], {})
 
 
-@pytest.mark.parametrize(("host", "status"), [("localhost:1", 200), ("127.0.0.1", 200), ("evil.example:80", 403)])
+def test_viewer_that_is_gone_makes_room_also_while_nothing_new_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "MOST_VIEWERS", 1)
+    monkeypatch.setattr(page_module, "_AGAIN_SEC", 0.01)
+    with Page("a camera", NAMES) as page:
+        page.show(picture(RED), [], {})
+        urllib.request.urlopen(f"{page.address}picture.mjpg", timeout=5).close()
+        assert page.viewers.acquire(timeout=5)
+
+
+def test_picture_comes_again_while_nothing_new_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "_AGAIN_SEC", 0.01)
+    with Page("a camera", NAMES) as page:
+        page.show(picture(RED), [], {})
+        first = page.jpeg_after(0)
+        assert first is not None
+        assert page.jpeg_after(first[0]) == first
+
+
+def test_page_on_the_loopback_of_ipv6_answers_to_its_name() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6 ({error})")
+    with Page("a camera", NAMES, "::1") as page:
+        assert page.address.startswith("http://[::1]:")
+        assert json.loads(urllib.request.urlopen(f"{page.address}state.json", timeout=5).read())["title"] == "a camera"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example:80", 403)]
+)
 def test_page_answers_to_names_of_this_machine_alone(host: str, status: int) -> None:
     with Page("a camera", NAMES) as page:
         assert get(page.address, "state.json", Host=host)[0] == status
@@ -510,6 +541,47 @@ def test_viewers_above_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch)
         first = urllib.request.urlopen(f"{page.address}picture.mjpg", timeout=5)
         assert get(page.address, "picture.mjpg")[0] == 503
         first.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: pip install selenium")
+    binary, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("needs chromium and chromedriver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(flag)
+    chromium = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chromium
+    chromium.quit()
+
+
+def wait_for_width(browser: Any, width: int) -> None:
+    """Until the picture on the page is so wide; a viewer tries again every two seconds."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 15).until(
+        lambda b: b.execute_script("return document.getElementById('picture').naturalWidth") == width
+    )
+
+
+@pytest.mark.slow
+def test_picture_in_a_browser_goes_on_after_a_tool_that_is_started_again_and_after_a_full_house(browser: Any) -> None:
+    with Page("a camera", NAMES) as page:
+        page.show(picture(RED), [], {})
+        for _ in range(page_module.MOST_VIEWERS):
+            page.viewers.acquire()
+        browser.get(page.address)
+        time.sleep(1)
+        page.viewers.release()
+        wait_for_width(browser, 512)
+    port = int(page.address.rstrip("/").rpartition(":")[2])
+    time.sleep(1)
+    with Page("a camera", NAMES, port=port) as page:
+        page.show(np.zeros((300, 300, 3), np.uint8), [], {})
+        wait_for_width(browser, 300)
 
 
 def test_page_on_a_port_that_is_taken_says_so() -> None:

@@ -8,6 +8,7 @@ holds up who shows. There is no password: whoever reaches the port sees the pict
 import io
 import json
 import re
+import socket
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ _LARGEST_EDGE = 960
 _NUM_SCORES = 5
 _NUM_EVENTS = 20
 _PATIENCE_SEC = 10.0  # with a viewer that takes nothing
+_AGAIN_SEC = 2.0  # after which the same picture is sent again, as only sending tells that a viewer is gone
 _POLICY = "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; connect-src 'self'"
 
 
@@ -59,7 +61,7 @@ class Page:
             self._server = _Server(self, host, port)
         except (OSError, OverflowError) as error:
             raise UserError(f"page: {host}, port {port} can't be opened ({error}); give another --page PORT") from error
-        self.address = f"http://{host}:{self._server.server_address[1]}/"
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{self._server.server_address[1]}/"
 
     def show(self, picture: np.ndarray, marks: Sequence[Mark], facts: Mapping[str, Any]) -> None:
         """Replace what is on show: a picture, uint8 (H, W, 3), that nobody changes any more, and plain figures."""
@@ -84,9 +86,13 @@ class Page:
         }
 
     def jpeg_after(self, seen: int) -> tuple[int, bytes] | None:
-        """The number and the JPEG of the latest picture, as soon as it is a newer one than `seen`; None at the end."""
+        """The number and the JPEG of the latest picture; None at the end.
+
+        Waits for one that is newer than `seen`, but no longer than _AGAIN_SEC once there is any.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over or (self._shot is not None and self._shot.number > seen))
+            self._changed.wait_for(lambda: self._is_over or self._shot is not None)
+            self._changed.wait_for(lambda: self._is_over or (self._shot and self._shot.number > seen), _AGAIN_SEC)
             shot = self._shot
             if self._is_over or shot is None:
                 return None
@@ -140,6 +146,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, page: Page, host: str, port: int) -> None:
         self.page, self.is_local = page, host in LOOPBACK
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -272,6 +279,11 @@ function eventView(event) {
                       event.score.toFixed(2)]) row.append(make("td", text));
   return row;
 }
+/* A stream of pictures that broke off does not begin again by itself, and often tells of no error. */
+function showPictures() {
+  at("picture").src = "picture.mjpg?" + Date.now();
+}
+let isLost = false, polled = Date.now();
 async function poll() {
   try {
     const answer = await fetch("state.json", { cache: "no-store" });
@@ -281,13 +293,21 @@ async function poll() {
     if (state.facts.text) at("now").textContent = state.facts.text;
     at("tracks").replaceChildren(...state.tracks.map(trackView));
     at("events").replaceChildren(...state.events.map(eventView));
+    if (isLost || Date.now() - polled > 10000) showPictures();
+    isLost = false;
+    polled = Date.now();
     setTimeout(poll, 250);
   } catch (error) {
+    isLost = true;
     at("now").textContent = "the recognition has ended, or can't be reached; what you see is its last word";
     setTimeout(poll, 2000);
   }
 }
-at("picture").src = "picture.mjpg";
+at("picture").addEventListener("error", () => setTimeout(showPictures, 2000));
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) showPictures();
+});
+showPictures();
 poll();
 """
 
