@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,8 @@ from action_recognition.errors import DataError, OutputError, UserError
 
 av = pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
 pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install .[deploy]")
-main = runpy.run_path(str(Path(__file__).parents[1] / "tools/live.py"))["main"]
+TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools/live.py"))
+main, say = TOOL["main"], TOOL["say"]
 
 NAMES = ("dark", "red", "green")
 CONTRACT = Contract(
@@ -154,6 +156,29 @@ def test_event_is_in_the_file_as_soon_as_it_is_told(tmp_path: Path) -> None:
     with EventLog(tmp_path / "e.jsonl") as log:
         log.write({"label": "größer"})
         assert (tmp_path / "e.jsonl").read_text(encoding="utf-8") == '{"label": "größer"}\n'
+
+
+def test_event_of_a_name_that_is_no_utf8_is_written_as_json_has_it(tmp_path: Path) -> None:
+    name = b"st\xfcrzen".decode("utf-8", "surrogateescape")
+    with EventLog(tmp_path / "e.jsonl") as log:
+        log.write({"label": name})
+    (line,) = (tmp_path / "e.jsonl").read_text(encoding="utf-8").splitlines()
+    assert line == r'{"label": "st\udcfcrzen"}'
+    assert json.loads(line) == {"label": name}
+
+
+def test_line_of_a_name_that_is_no_utf8_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    say("0.1 s  st\udcfcrzen 1.00")
+    assert capsys.readouterr().out == "0.1 s  st\\udcfcrzen 1.00\n"
+
+
+def test_clock_time_of_an_event_is_that_of_its_frame_however_long_it_waited(tmp_path: Path) -> None:
+    came = time.time() - 5
+    frames = [Frame(i, i, {"rgb": picture(RED)}, time.monotonic() - 5 + i) for i in range(2)]
+    with EventLog(tmp_path / "e.jsonl") as log:
+        session_of(Dropped(), log=log).run(iter(frames))
+    event = json.loads((tmp_path / "e.jsonl").read_text())
+    assert datetime.fromisoformat(event["at"]).timestamp() == pytest.approx(came + event["start"], abs=1)
 
 
 def test_event_file_that_can_not_be_written_is_told(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from action_recognition.deploy.tracks import TrackRecognizer, read_tracks
 from action_recognition.deploy.window import checked_rate, rate_advice
 from action_recognition.errors import Interrupted, SpecError, UserError
 
-MOST_WAITING = 64  # frames, should a source bring very many in --max-latency seconds
+MOST_WAITING = 64  # frames, however long --max-latency is: they are whole pictures, and memory has an end
 DEFAULT_PORT = 8000
 
 
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="a track without a box for more than N frames is over (%(default)s)")  # fmt: skip
     live = parser.add_argument_group("cameras and addresses")
     live.add_argument("--max-latency", type=above(0), default=0.5, metavar="S",
-                      help="seconds that a frame may wait for the model (%(default)s)")  # fmt: skip
+                      help=f"seconds that a frame may wait (%(default)s); {MOST_WAITING} wait at most")  # fmt: skip
     live.add_argument("--retries", type=whole(0), default=10, metavar="N",
                       help="attempts in a row to open a lost address again (%(default)s)")  # fmt: skip
     options = parser.parse_args(argv)
@@ -136,8 +136,9 @@ def note(text: str) -> None:
 
 def say(text: str) -> None:
     """A line for who reads on; where nobody does (`| head -1`), that is the end."""
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # whatever names are made of
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to be said
         raise Interrupted("nobody reads on", signal.SIGPIPE) from None

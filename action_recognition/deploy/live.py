@@ -54,7 +54,8 @@ class EventLog:
         """OutputError where the file can't be opened."""
         self.path = path
         with write_errors_told(path):
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 # closed by the block
+            # What a name has that is no text becomes \\udcXX, which is how JSON writes it.
+            self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 # closed by the block
 
     def write(self, plain: Mapping[str, Any]) -> None:
         with write_errors_told(self.path):
@@ -128,7 +129,8 @@ class Session:
         if self._last and frame.connection != self._last.connection:
             self._tell(self.follow.close())  # no window has frames of before and after
         if frame.came_sec is not None and self._began_at is None:
-            self._began_at = time.time() - frame.time_sec
+            waited_sec = time.monotonic() - frame.came_sec
+            self._began_at = time.time() - waited_sec - frame.time_sec
         self._last, self.num_frames = frame, self.num_frames + 1
         boxes = WHOLE_PICTURE if self.boxes is None else self.boxes.get(frame.number, {})
         self.num_boxed += bool(boxes)
