@@ -9,7 +9,6 @@ from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,24 +61,6 @@ def test_frames_of_a_file_of_no_even_rate_have_their_own_times_from_the_first(tm
         container.mux(stream.encode(None))
     frames = list(frames_of(tmp_path / "x.mkv", RGB, Dropped()))
     assert [f.time_sec for f in frames] == pytest.approx([0, 0.1, 0.6, 0.63, 1.5])
-
-
-@pytest.mark.parametrize(
-    ("given", "own_fps", "times"),
-    [
-        ((3.0, 3.5, 4.5), 25, [0, 0.5, 1.5]),
-        ((None, None, None), 10, [0, 0.1, 0.2]),
-        ((0.0, None, 0.3), 10, [0, 0.1, 0.3]),
-        ((0.0, 0.5, 0.2, 0.9), 10, [0, 0.5, 0.6, 0.9]),  # backwards
-        ((0.0, 0.1, 500.1, 500.3), 10, [0, 0.1, 0.2, 0.4]),  # what follows a jump is believed again
-        ((0.0, 0.0), 0, [0, 0.04]),  # a file that does not say its rate
-    ],
-)
-def test_times_of_a_file_that_can_not_be_right_become_those_of_its_rate(
-    given: tuple, own_fps: float, times: list
-) -> None:
-    timed = sources._timed_decoded((SimpleNamespace(time=time_sec) for time_sec in given), own_fps)
-    assert [time_sec for time_sec, _ in timed] == pytest.approx(times)
 
 
 def test_frames_of_arrays_are_those(tmp_path: Path) -> None:

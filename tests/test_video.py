@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from action_recognition.clip.video import Damage, at_rate, read_video, upright
+from action_recognition.clip.video import Damage, at_rate, read_video, timed, upright
 from action_recognition.errors import DataError
 
 av = pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
@@ -123,7 +123,7 @@ class Shown(NamedTuple):
 
 def at_times(times: Iterable[float | None], fps: float, own_fps: float = 10) -> str:
     frames = (Shown(name, time) for name, time in zip("abcdefghij", times, strict=False))
-    return "".join(frame.name for frame in at_rate(frames, fps, own_fps))
+    return "".join(frame.name for _, frame in at_rate(frames, fps, own_fps))
 
 
 @pytest.mark.parametrize(
@@ -244,3 +244,21 @@ def test_read_video_gives_as_many_frames_as_a_plain_decode(data_root: Path, name
 def test_read_video_of_a_film_with_sound_gives_its_pictures(data_root: Path) -> None:
     frames: Callable[[], np.ndarray] = iter(read_video(data_root / "data/clips/WUzgd7C1pWA.mp4", Damage())).__next__
     assert [frames().shape for _ in range(5)] == [(256, 340, 3)] * 5
+
+
+@pytest.mark.parametrize(
+    ("given", "own_fps", "times"),
+    [
+        ((3.0, 3.5, 4.5), 25, [0, 0.5, 1.5]),
+        ((None, None, None), 10, [0, 0.1, 0.2]),
+        ((0.0, None, 0.3), 10, [0, 0.1, 0.3]),
+        ((0.0, 0.5, 0.2, 0.9), 10, [0, 0.5, 0.6, 0.9]),  # backwards
+        ((0.0, 0.1, 500.1, 500.3), 10, [0, 0.1, 0.2, 0.4]),  # what follows a jump is believed again
+        ((0.0, 0.0), 0, [0, 0.04]),  # a file that does not say its rate
+    ],
+)
+def test_times_of_a_file_that_can_not_be_right_become_those_of_its_rate(
+    given: tuple, own_fps: float, times: list
+) -> None:
+    frames = (Shown("", time_sec) for time_sec in given)
+    assert [time_sec for time_sec, _ in timed(frames, own_fps)] == pytest.approx(times)

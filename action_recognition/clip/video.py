@@ -7,9 +7,8 @@ those that go backwards or jump are replaced by the file's rate. Needs PyAV (the
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +36,19 @@ class Damage:
 
 
 def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> Iterator["np.ndarray"]:
-    """The frames of a video file, uint8 RGB (H, W, 3), upright, one at a time; memory does not grow with its length.
+    """The frames that read_timed_video gives, without their times."""
+    return (image for _, image in read_timed_video(path, damage, fps))
 
-    A packet that can't be decoded is counted in `damage` and left out; a frame that is decoded in part, too, and given.
-    With `fps` frames are repeated or left out so that as many come in each second. DataError where the file is no
-    video, is cut off, has frames of more than MAX_PIXELS, or gives no frame at all.
+
+def read_timed_video(
+    path: str | Path, damage: Damage, fps: float | None = None
+) -> Iterator[tuple[float, "np.ndarray"]]:
+    """The frames of a video file, uint8 RGB (H, W, 3), upright, each with its time in seconds after the first.
+
+    They come one at a time: memory does not grow with the video's length. A packet that can't be decoded is counted in
+    `damage` and left out; a frame that is decoded in part, too, and given. With `fps` frames are repeated or left out
+    so that as many come in each second. DataError where the file is no video, is cut off, has frames of more than
+    MAX_PIXELS, or gives no frame at all.
     """
     av = load_av(path)
     _check_whole(Path(path))
@@ -60,10 +67,11 @@ def read_video(path: str | Path, damage: Damage, fps: float | None = None) -> It
             stream.thread_type = "NONE"  # at these sizes one thread a video, many videos at once, is the fastest
             damage.fps = float(stream.average_rate or 0)
             frames = _decode(container, stream, damage)
-            for frame in at_rate(frames, fps, damage.fps) if fps else frames:
+            shown = at_rate(frames, fps, damage.fps) if fps else timed(frames, damage.fps)
+            for time_sec, frame in shown:
                 num_frames += 1
                 rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                yield upright(rgb, frame.rotation)
+                yield time_sec, upright(rgb, frame.rotation)
     except (av.FFmpegError, OSError) as error:
         how_far = f"read on after frame {num_frames}" if num_frames else "opened as a video"
         raise DataError(f"{path}: can't be {how_far} ({error})") from error
@@ -89,28 +97,40 @@ def upright(frame: "np.ndarray", rotation: int) -> "np.ndarray":
     return np.ascontiguousarray(np.rot90(frame, round(rotation / 90) % 4))
 
 
-def at_rate(frames: Iterator[Any], fps: float, own_fps: float) -> Iterator[Any]:
-    """Frames with a `time` in seconds (or None) -> the frame on show at 0, 1/fps, 2/fps ... after the first.
+def timed(frames: Iterable[Any], own_fps: float) -> Iterator[tuple[float, Any]]:
+    """Frames with a `time` in seconds (or None), each with its time after the first.
 
     A time that is missing, does not grow, or jumps by more than MAX_STILL_SEC becomes that of the frame before plus
-    1 / own_fps. The last frame is on show for 1 / own_fps. An `own_fps` below one frame in MAX_STILL_SEC is no rate.
+    1 / own_fps.
     """
-    own_step = 1 / (own_fps if own_fps * MAX_STILL_SEC >= 1 else _DEFAULT_FPS)
-    shown, shown_at, offset, num_given = None, 0.0, 0.0, 0
-    for frame in frames:
-        if shown is None:
-            shown, offset = frame, frame.time or 0.0
-            continue
-        now = frame.time - offset if frame.time is not None else shown_at
-        if now - shown_at > MAX_STILL_SEC:
-            offset += now - shown_at - own_step  # what follows the jump is believed again
-        if not 0 < now - shown_at <= MAX_STILL_SEC:
-            now = shown_at + own_step
-        wanted = _num_ticks(now, fps)
-        yield from repeat(shown, wanted - num_given)
-        shown, shown_at, num_given = frame, now, wanted
+    offset = latest = 0.0
+    for number, frame in enumerate(frames):
+        if number == 0:
+            offset = frame.time or 0.0
+        else:
+            now = frame.time - offset if frame.time is not None else latest
+            if now - latest > MAX_STILL_SEC:
+                offset += now - latest - _step(own_fps)  # what follows the jump is believed again
+            latest = now if 0 < now - latest <= MAX_STILL_SEC else latest + _step(own_fps)
+        yield latest, frame
+
+
+def at_rate(frames: Iterable[Any], fps: float, own_fps: float) -> Iterator[tuple[float, Any]]:
+    """0, 1/fps, 2/fps ... each with the frame on show at that time; the last is on show for 1 / own_fps."""
+    shown, shown_at, num_given = None, 0.0, 0
+    for now, frame in timed(frames, own_fps):
+        if shown is not None:
+            wanted = _num_ticks(now, fps)
+            yield from ((number / fps, shown) for number in range(num_given, wanted))
+            num_given = wanted
+        shown, shown_at = frame, now
     if shown is not None:
-        yield from repeat(shown, _num_ticks(shown_at + own_step, fps) - num_given)
+        yield from ((number / fps, shown) for number in range(num_given, _num_ticks(shown_at + _step(own_fps), fps)))
+
+
+def _step(own_fps: float) -> float:
+    """Seconds a frame. A rate below one frame in MAX_STILL_SEC is none."""
+    return 1 / (own_fps if own_fps * MAX_STILL_SEC >= 1 else _DEFAULT_FPS)
 
 
 def _num_ticks(until: float, fps: float) -> int:

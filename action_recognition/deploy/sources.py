@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from action_recognition.clip.image import MAX_PIXELS, read_image
-from action_recognition.clip.video import MAX_STILL_SEC, Damage, _check_size, _check_whole, _decode, load_av, upright
+from action_recognition.clip.image import read_image
+from action_recognition.clip.video import MAX_STILL_SEC, Damage, load_av, read_timed_video
 from action_recognition.errors import DataError
 
 FOLDERS = {"rgb": ("rgb",), "of": ("u", "v")}
@@ -186,56 +186,8 @@ def _as_images(item: Any, modalities: tuple[str, ...]) -> Mapping[str, np.ndarra
 
 
 def _video(path: Path, fps: float | None) -> Iterator[Frame]:
-    for number, (time_sec, image) in enumerate(_timed_video(path)):
+    for number, (time_sec, image) in enumerate(read_timed_video(path, Damage())):
         yield Frame(number / fps if fps else time_sec, number, {"rgb": image})
-
-
-def _timed_video(path: Path) -> Iterator[tuple[float, np.ndarray]]:
-    """What clip.video.read_video gives, each picture with its seconds after the first."""
-    av = load_av(path)
-    _check_whole(path)
-    damage, num_frames = Damage(), 0
-    reformatter = av.video.reformatter.VideoReformatter()
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = _stream_of(container, path)
-            for time_sec, frame in _timed_decoded(_decode(container, stream, damage), float(stream.average_rate or 0)):
-                num_frames += 1
-                rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                yield time_sec, upright(rgb, frame.rotation)
-    except (av.FFmpegError, OSError) as error:
-        how_far = f"read on after frame {num_frames}" if num_frames else "opened as a video"
-        raise DataError(f"{path}: can't be {how_far} ({error})") from error
-    if not num_frames:
-        raise DataError(f"{path}: no frame can be decoded ({damage.packets_skipped} damaged packets)")
-
-
-def _stream_of(container: Any, path: Path) -> Any:
-    """The video stream of a file, ready to be decoded; DataError where there is none, or none to be decoded."""
-    if not container.streams.video:
-        raise DataError(f"{path}: holds no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise DataError(f"{path}: is in a codec that this FFmpeg does not know")
-    _check_size(path, stream.codec_context.width, stream.codec_context.height)
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the stream may say other than the header
-    stream.thread_type = "NONE"
-    return stream
-
-
-def _timed_decoded(frames: Iterable[Any], own_fps: float) -> Iterator[tuple[float, Any]]:
-    """Decoded frames with their seconds after the first; what can't be right is mended as in clip.video.at_rate."""
-    own_step = 1 / (own_fps if own_fps * MAX_STILL_SEC >= 1 else DEFAULT_FPS)
-    latest, offset = 0.0, 0.0
-    for number, frame in enumerate(frames):
-        if number == 0:
-            offset = frame.time or 0.0
-        else:
-            now = latest if frame.time is None else frame.time - offset
-            if now - latest > MAX_STILL_SEC:
-                offset += now - latest - own_step  # what follows the jump is believed again
-            latest = now if 0 < now - latest <= MAX_STILL_SEC else latest + own_step
-        yield latest, frame
 
 
 def _images(folder: Path, modalities: tuple[str, ...]) -> Iterator[Mapping[str, np.ndarray]]:
