@@ -1,5 +1,6 @@
 """tools/live.py and what it is made of: lines, events, a video, a page, and frames that nobody can wait for."""
 
+import dataclasses
 import errno
 import http.client
 import json
@@ -21,13 +22,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import ImageFont
 
 from action_recognition.clip.contract import Contract, Stream
+from action_recognition.deploy import overlay, sources
 from action_recognition.deploy import page as page_module
-from action_recognition.deploy import sources
 from action_recognition.deploy.events import Event
 from action_recognition.deploy.live import EventLog, Latency, Session, picture_of
-from action_recognition.deploy.overlay import SMALLEST_EDGE, OverlayVideo, drawn
+from action_recognition.deploy.overlay import SMALLEST_EDGE, OverlayVideo, choose_font, drawn, missing_letters
 from action_recognition.deploy.page import Page
 from action_recognition.deploy.recognizer import Recognizer
 from action_recognition.deploy.sources import Dropped, Frame, Live, frames_of
@@ -274,6 +276,61 @@ def test_small_picture_is_enlarged_and_a_box_with_it() -> None:
     assert image.shape == (SMALLEST_EDGE, 360, 3)
     assert image[180, 60].max() > 100  # the left edge of the box: x 10 of 60, y 30 of 40
     assert image[180, 100].max() == 0  # inside
+
+
+def fonts_here(*names: str) -> None:
+    for name in names:
+        try:
+            ImageFont.truetype(name)
+        except OSError:
+            pytest.skip(f"needs the font {name}")
+
+
+def test_font_has_the_letters_of_the_names_where_any_font_of_the_system_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    fonts_here("DejaVuSans.ttf")
+    monkeypatch.setattr(overlay, "_FONTS", ("absent.ttf", "DejaVuSans.ttf"))
+    font = choose_font(("walk", "stürzen", "падение"))
+    assert (font, missing_letters(font, ("stürzen", "падение", "fall 跌倒"))) == ("DejaVuSans.ttf", "跌倒")
+    image = drawn(np.zeros((300, 400, 3), np.uint8), [mark("ü", 0.5)], font)
+    assert (image != drawn(np.zeros((300, 400, 3), np.uint8), [mark("ö", 0.5)], font)).any()
+
+
+def test_font_where_the_system_has_none_is_pillows_and_its_missing_letters_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(overlay, "_FONTS", ("absent.ttf",))
+    assert choose_font(("stürzen",)) is None
+    assert missing_letters(None, ("sit down", "stürzen", "wüten")) == "ü"
+
+
+def test_font_of_which_the_fewest_letters_are_missing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        overlay, "missing_letters", lambda font, names: {None: "abc", "1": "ab", "2": "a", "3": "ab"}[font]
+    )
+    monkeypatch.setattr(overlay, "_FONTS", ("1", "2", "3"))
+    monkeypatch.setattr(overlay, "_is_font", lambda name: True)
+    assert choose_font(("abc",)) == "2"
+
+
+def test_font_file_is_used_and_its_missing_letters_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fonts_here("DejaVuSans.ttf")
+    made = onnx.load(model)
+    names = dataclasses.replace(CONTRACT, class_names=("a", "b", "跌倒"))
+    helper.set_model_props(made, {"contract": json.dumps(names.to_plain()), "output": "logits", "precision": "fp32"})
+    onnx.save(made, tmp_path / "m.onnx")
+    video = write_video(tmp_path / "v.mp4", [picture(RED)] * 3)
+    file = ImageFont.truetype("DejaVuSans.ttf").path
+    assert run(tmp_path / "m.onnx", video, "--video", tmp_path / "o.mp4", "--font", file) == 0
+    told = f"{file}: has no 跌倒, so boxes stand in the pictures there; give a --font FILE that has them"
+    assert told in capsys.readouterr().err.splitlines()
+
+
+def test_font_that_is_none_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.ttf").write_text("no font")
+    assert run(model, "v.mp4", "--video", tmp_path / "o.mp4", "--font", tmp_path / "x.ttf") == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/x.ttf: can't be used as a font (")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, OutputError, ZeroDivisionError, SystemExit])
@@ -630,6 +687,7 @@ def test_page_on_a_port_that_is_taken_says_so() -> None:
         (["--seconds", "x"], "--seconds: must be a number above 0, got x"),
         (["--margin", "-1"], "--margin: must be a number"),
         (["--host", "0.0.0.0"], "--host: is for --page, which is not given"),
+        (["--font", "x.ttf"], "--font: is for --video and --page, and neither is given"),
         (["--overwrite"], "--overwrite: is for --video, which is not given"),
         (["--max-latency", "0"], "--max-latency: must be a number above 0, got 0"),
     ],

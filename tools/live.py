@@ -16,14 +16,14 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from action_recognition.clip.contract import Contract
 from action_recognition.deploy.live import EventLog, Session, default_stride, paced
-from action_recognition.deploy.overlay import OverlayVideo
+from action_recognition.deploy.overlay import OverlayVideo, checked_font, choose_font, missing_letters
 from action_recognition.deploy.page import LOOPBACK, Page
 from action_recognition.deploy.recognizer import Recognizer
 from action_recognition.deploy.sources import Dropped, Frame, Live, frames_of, is_live, source_of, without_password
@@ -60,6 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help=f"show it on http://127.0.0.1:PORT/ ({DEFAULT_PORT}; 0: a free one)")  # fmt: skip
     results.add_argument("--host", metavar="ADDRESS",
                          help="serve the page on this address, to all who reach it: there is no password")  # fmt: skip
+    results.add_argument("--font", type=Path, metavar="FILE",
+                         help="of the labels in pictures (default: one of the system's that has them)")  # fmt: skip
     people = parser.add_argument_group("each person for itself")
     people.add_argument("--tracks", type=Path, metavar="FILE", help="boxes: MOTChallenge, or frame,track,x1,y1,x2,y2")
     people.add_argument("--margin", type=above(-1e-9), default=0.2, metavar="M",
@@ -75,6 +77,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name, other in (("host", "page"), ("overwrite", "video")):
         if getattr(options, name) and getattr(options, other) is None:
             parser.error(f"--{name}: is for --{other}, which is not given")
+    if options.font and options.video is None and options.page is None:
+        parser.error("--font: is for --video and --page, and neither is given")
     return options
 
 
@@ -152,13 +156,16 @@ def run(options: argparse.Namespace) -> None:
         follow, dropped = follower(recognize, options), Dropped()
         source = frames(options, recognize.contract, dropped)
         session = Session(follow, dropped, boxes, say=say)
+        if options.video or options.page is not None:
+            session.font = font(recognize.contract.class_names, options)
         if options.events:
             session.log = stack.enter_context(EventLog(options.events))
         if options.video:
             session.video = stack.enter_context(OverlayVideo(options.video, options.overwrite))
         if options.page is not None:
             title = without_password(options.source)
-            session.page = Page(title, recognize.contract.class_names, options.host or LOOPBACK[0], options.page)
+            host, names = options.host or LOOPBACK[0], recognize.contract.class_names
+            session.page = Page(title, names, host, options.page, session.font)
             stack.enter_context(session.page)
             note(f"page: {session.page.address}")
         end_by_signals(session, stack)
@@ -167,6 +174,16 @@ def run(options: argparse.Namespace) -> None:
             session.run(source, options.seconds)
         finally:
             conclude(session, options)
+
+
+def font(names: Sequence[str], options: argparse.Namespace) -> str | None:
+    """The font for these names, told of what it lacks."""
+    chosen = checked_font(options.font) if options.font else choose_font(names)
+    if missing := missing_letters(chosen, names):
+        shown = missing if len(missing) <= 20 else f"{missing[:20]}..."
+        note(f"{chosen or 'the font of Pillow'}: has no {shown}, so boxes stand in the pictures there; "
+             "give a --font FILE that has them")  # fmt: skip
+    return chosen
 
 
 def introduction(follow: TrackRecognizer, contract: Contract, options: argparse.Namespace) -> str:

@@ -84,6 +84,7 @@ class Session:
     log: EventLog | None = None
     video: OverlayVideo | None = None
     page: Page | None = None
+    font: str | None = None  # of the video's labels, as drawn takes it
     say: Callable[[str], None] = print
     latency: Latency = field(default_factory=Latency)
     num_frames: int = 0
@@ -160,7 +161,7 @@ class Session:
 
     def _show(self, frame: Frame) -> None:
         if self.video:
-            self.video.write(drawn(picture_of(frame), self.follow.marks), frame.time_sec)
+            self.video.write(drawn(picture_of(frame), self.follow.marks, self.font), frame.time_sec)
         if self.page:
             if time.monotonic() >= self._facts_sec + _FACTS_EVERY_SEC:
                 self._facts, self._facts_sec = {"text": self.facts(frame)}, time.monotonic()

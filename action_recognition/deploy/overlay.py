@@ -34,10 +34,49 @@ _COLOURS = (
     (205, 220, 57),
 )
 _GREY = (150, 150, 150)
+_FONTS = (  # of Linux, Windows and macOS; the later ones have the letters of East Asia
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf"),
+    *("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "malgun.ttf", "Arial Unicode.ttf", "PingFang.ttc"),
+)
+_NO_LETTER = "\uffff"  # which Unicode gives to none; a font draws all that it lacks alike
 
 
-def drawn(picture: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
-    """The picture, uint8 (H, W, 3), with its marks; one with a short side below SMALLEST_EDGE enlarged."""
+def choose_font(names: Sequence[str]) -> str | None:
+    """The well-known font of this system that has the most letters of `names`; None is Pillow's own, of ASCII alone."""
+    found: list[str | None] = [font for font in _FONTS if _is_font(font)]
+    return min([*found, None], key=lambda font: len(missing_letters(font, names)))
+
+
+def missing_letters(font: str | None, names: Sequence[str]) -> str:
+    """The characters of `names` that a font has no picture of, each once, in order."""
+    loaded = _font(font, 20)
+    lack = bytes(loaded.getmask(_NO_LETTER))
+    letters = dict.fromkeys(letter for letter in "".join(names) if not letter.isspace())
+    return "".join(letter for letter in letters if bytes(loaded.getmask(letter)) == lack)
+
+
+def checked_font(file: Path) -> str:
+    """The font of a file; UserError where it can't be used."""
+    try:
+        ImageFont.truetype(file)
+    except OSError as error:
+        raise UserError(f"{file}: can't be used as a font ({error}); give a TrueType or OpenType file") from error
+    return str(file)
+
+
+def _is_font(name: str) -> bool:
+    try:
+        ImageFont.truetype(name)
+    except OSError:
+        return False
+    return True
+
+
+def drawn(picture: np.ndarray, marks: Sequence[Mark], font: str | None = None) -> np.ndarray:
+    """The picture, uint8 (H, W, 3), with its marks; one with a short side below SMALLEST_EDGE enlarged.
+
+    `font` is a name or a file that Pillow finds; None is Pillow's own, which has ASCII alone.
+    """
     height, width = picture.shape[:2]
     scale = -(-SMALLEST_EDGE // min(height, width)) if min(height, width) < SMALLEST_EDGE else 1
     image = Image.fromarray(picture)
@@ -45,7 +84,7 @@ def drawn(picture: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
         image = image.resize((width * scale, height * scale), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
     for mark in marks:
-        _draw_mark(draw, mark, scale, image.size)
+        _draw_mark(draw, mark, scale, _font(font, max(12, min(image.size) // 22)), image.size)
     return np.asarray(image)
 
 
@@ -55,10 +94,9 @@ def caption(mark: Mark) -> str:
     return f"{mark.track} {known}".strip() if mark.box else known
 
 
-def _draw_mark(draw: ImageDraw.ImageDraw, mark: Mark, scale: int, size: tuple[int, int]) -> None:
+def _draw_mark(draw: ImageDraw.ImageDraw, mark: Mark, scale: int, font: Any, size: tuple[int, int]) -> None:
     colour = _GREY if mark.label in (None, UNKNOWN) else _COLOURS[mark.track % len(_COLOURS)]
     left, top = 0.0, 0.0
-    font = _font(max(12, min(size) // 22))
     text = caption(mark)
     length, line = draw.textlength(text, font), font.size * 1.3
     tag_width = max(length + line / 2, 4 * line)
@@ -76,8 +114,8 @@ def _draw_mark(draw: ImageDraw.ImageDraw, mark: Mark, scale: int, size: tuple[in
 
 
 @lru_cache
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+def _font(font: str | None, size: int) -> Any:
+    return ImageFont.truetype(font, size) if font else ImageFont.load_default(size)
 
 
 class OverlayVideo:

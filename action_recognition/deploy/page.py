@@ -48,9 +48,11 @@ class _Shot:
 class Page:
     """The page, served by threads from the beginning of the block to its end."""
 
-    def __init__(self, title: str, class_names: Sequence[str], host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, title: str, class_names: Sequence[str], host: str = "127.0.0.1", port: int = 0, font: str | None = None
+    ) -> None:
         """Port 0 takes a free one; `address` says which. UserError where the port can't be had."""
-        self.title, self.class_names = title, class_names
+        self.title, self.class_names, self._font = title, class_names, font
         self._shot: _Shot | None = None
         self._events: deque[Event] = deque(maxlen=_NUM_EVENTS)
         self._changed, self._encoding = threading.Condition(), threading.Lock()
@@ -98,7 +100,7 @@ class Page:
                 return None
         with self._encoding:  # once for all viewers
             if self._encoded[0] < shot.number:
-                self._encoded = shot.number, _jpeg(shot)
+                self._encoded = shot.number, _jpeg(shot, self._font)
             return self._encoded
 
     def _plain(self, mark: Mark) -> dict[str, Any]:
@@ -133,8 +135,8 @@ def event_to_plain(event: Event) -> dict[str, Any]:
     return plain | times | {"label": event.label, "score": round(event.score, 4)}
 
 
-def _jpeg(shot: _Shot) -> bytes:
-    image = Image.fromarray(drawn(shot.picture, shot.marks))
+def _jpeg(shot: _Shot, font: str | None) -> bytes:
+    image = Image.fromarray(drawn(shot.picture, shot.marks, font))
     image.thumbnail((_LARGEST_EDGE, _LARGEST_EDGE))
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=80)
