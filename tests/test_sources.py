@@ -354,7 +354,9 @@ def set_up_by(query: str) -> str:
     return asked[0].split(";")[0]
 
 
-@pytest.mark.parametrize(("query", "transport"), [("", "RTP/AVP/TCP"), ("?udp", "RTP/AVP/UDP")])
+@pytest.mark.parametrize(
+    ("query", "transport"), [("", "RTP/AVP/TCP"), ("?udp", "RTP/AVP/UDP"), ("?channel=1&udp", "RTP/AVP/UDP")]
+)
 def test_rtsp_comes_over_tcp_unless_the_address_asks_for_udp(query: str, transport: str) -> None:
     pytest.importorskip("av", reason="needs PyAV: pip install .[video]")
     assert set_up_by(query) == f"Transport: {transport}"

@@ -54,7 +54,7 @@ class EventLog:
         """OutputError where the file can't be opened."""
         self.path = path
         with write_errors_told(path):
-            # What a name has that is no text becomes \\udcXX, which is how JSON writes it.
+            # What a name has that is no text becomes \udcXX, which is how JSON writes it.
             self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 # closed by the block
 
     def write(self, plain: Mapping[str, Any]) -> None:

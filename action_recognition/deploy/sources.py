@@ -283,7 +283,7 @@ def _options(where: str, how: str | None) -> dict[str, str]:
     # What FFmpeg reads to learn the format it would hand on as old frames, seconds of them; of a recording those are
     # its beginning.
     options = {"fflags": "nobuffer"}
-    if where.lower().startswith("rtsp") and not where.endswith("?udp"):
+    if where.lower().startswith("rtsp") and not where.endswith(("?udp", "&udp")):
         options["rtsp_transport"] = "tcp"  # FFmpeg tries UDP first, where each lost packet damages pictures
     return options
 
