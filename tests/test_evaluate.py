@@ -13,7 +13,7 @@ from lossless import write_video_tree
 from tiny import BASE, MakeTree, run_evaluate, save_sigmoid_model, second_score, use_tiny_models
 
 from action_recognition.config import load_spec
-from action_recognition.errors import CheckpointError, DataError, DeployError, SpecError
+from action_recognition.errors import CheckpointError, DataError, DeployError, SpecError, UserError
 from action_recognition.tasks import export, scoring
 from action_recognition.tasks.evaluate import table
 
@@ -134,6 +134,17 @@ def test_evaluation_that_lost_a_video_on_the_way_does_not_pass_for_one_of_all(
     with pytest.raises(RuntimeError, match=r"^3 videos scored and 0 skipped, of 5$"):
         run_evaluate(checkpoint, tree, tmp_path)
     assert not (tmp_path / "evaluate" / "results.json").exists()
+
+
+def test_evaluation_of_a_network_that_answers_nan_stops_and_names_the_first_video(tree: Path, tmp_path: Path) -> None:
+    content = save_sigmoid_model(tmp_path / "model.pth")
+    for name in ("norm.weight", "fc_cls.weight"):
+        content["state_dict"][name].fill_(1e38)  # their product is beyond fp32
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(
+        UserError, match=r"not a number for \d+ of 5 videos, \S+ the first: .* evaluate\.precision=fp32"
+    ):
+        run_evaluate(tmp_path / "model.pth", tree, tmp_path)
 
 
 def test_table_shows_accuracies_the_matrix_and_the_totals() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,7 @@ from action_recognition.data.dataset import EvaluationWindows, Sample
 from action_recognition.data.index import Index, stop_if_too_many
 from action_recognition.data.loader import ToInput, evaluation_loader, window_batches
 from action_recognition.data.workers import reader_errors_told
-from action_recognition.errors import SpecError
+from action_recognition.errors import SpecError, UserError
 from action_recognition.files import write_text
 from action_recognition.loading import description
 from action_recognition.models import build_model
@@ -132,7 +133,7 @@ def score_videos(
 ) -> tuple[VideoScores, dict[str, str]]:
     """The scores of all videos of the index, the same on every process, and {path: problem} of those without.
 
-    Where the time of this process went is added to `times`.
+    Where the time of this process went is added to `times`. UserError where the network's answer is not a number.
     """
     device, contract = process.device, trained.contract
     to_input = ToInput(contract, device)
@@ -165,7 +166,21 @@ def score_videos(
         say(f"skipped {path}: {problem}")
     if len(scores) + len(problems) != len(index.videos):
         raise RuntimeError(f"{len(scores)} videos scored and {len(problems)} skipped, of {len(index.videos)}")
+    _stop_if_not_finite(scores, index, windowing.key)
     return scores, problems
+
+
+def _stop_if_not_finite(scores: VideoScores, index: Index, precision_key: str) -> None:
+    """UserError where a video has no valid answer: the first class, which NaN would be taken for, is none."""
+    lost = [
+        index.videos[i].path for i, p in zip(scores.video_ids, scores.probabilities, strict=True) if np.isnan(p).any()
+    ]
+    if lost:
+        raise UserError(
+            f"the network's answer is not a number for {len(lost)} of {len(scores)} videos, {lost[0]} the first: "
+            f"numbers too large for the precision are the usual cause. Use {precision_key}=fp32; an exported model of "
+            "fp16 or int8 is to be exported in fp32"
+        )
 
 
 def prediction_table(index: Index, scores: VideoScores) -> list[list[Any]]:

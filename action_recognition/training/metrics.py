@@ -43,7 +43,8 @@ def video_scores(video_ids: Sequence[int], labels: Sequence[int], logits: np.nda
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """log(softmax) over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of an overflow the answer is NaN, which its users look for
+        shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
