@@ -37,7 +37,7 @@ test-all: $(VENV)/.all lint
 	$(RUN) -m pytest -n 2 -m "not gpu and not trt"
 
 test-browser: $(VENV)/.all
-	$(RUN) -m pytest -m slow -rs tests/test_report_browser.py
+	$(RUN) -m pytest -m slow -rs -k browser tests/test_report_browser.py tests/test_live.py
 
 test-lowest: $(LOWEST_VENV)/.all
 	$(LOWEST_VENV)/bin/python -m pytest -n 2
