@@ -93,7 +93,7 @@ def watch_camera(seconds: float, model: Path) -> dict[str, Any]:
     """What Recognizer.stream made of a camera, and this process's memory meanwhile."""
     camera, memory = Camera(seconds), array("f")
     with OnnxExecutor(model) as executor, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_live", lambda source: camera.frames())
+        patch.setattr(sources, "_live", lambda source, *_: camera.frames())
         slow = SlowModel(executor, camera)
         recognizer = Recognizer(slow, tiny_onnx.CONTRACT)
         num_events = 0
