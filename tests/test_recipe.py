@@ -283,15 +283,16 @@ def test_stalled_where_the_best_epoch_lies_patience_epochs_back() -> None:
     assert not stalled([], None, 1)
 
 
-def test_run_with_early_stopping_ends_saves_and_says_so_when_started_again(
+def test_run_with_early_stopping_ends_saves_and_says_so_also_when_started_again(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tiny_models(monkeypatch)
     first = "action_recognition.tasks.train_setup.best_epoch"
     monkeypatch.setattr(first, lambda history: history[0] if history else None)
     how = ("train.early_stopping=2", "train.num_epochs=9")
-    history, _ = run_train(tree, tmp_path, *how, "train.checkpoint_interval=5")
+    history, lines = run_train(tree, tmp_path, *how, "train.checkpoint_interval=5")
     assert len(history) == 3
+    assert lines[-2] == "ended early: 3 finished epochs of 9, the last 2 without a better one"
     assert read_checkpoint(tmp_path / "train/ar_model_latest.pth")["epoch"] == 3
     _, lines = run_train(tree, tmp_path, *how)
     assert lines[-1].endswith("holds 3 finished epochs of 9, the last 2 without a better one")
@@ -367,13 +368,14 @@ def test_automatic_batch_size_where_two_clips_do_not_fit_is_one(
     assert any(line.startswith("dataset.batch_size: 1 (auto: ") for line in lines)
 
 
-@pytest.mark.parametrize(("limit", "free"), [("3000\n", 1000), ("max\n", None), ("10\n", 0)])
-def test_free_memory_in_a_container_is_what_its_limit_leaves(
+@pytest.mark.parametrize(("limit", "free"), [("3000\n", 1300), ("max\n", None), ("10\n", 0)])
+def test_free_memory_in_a_container_is_what_its_limit_leaves_and_what_files_take_that_were_read(
     limit: str, free: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlimited = memory.free_memory(torch.device("cpu"), 1)
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("2000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\nfile 400\ninactive_file 300\nactive_file 100\n")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     found = memory.free_memory(torch.device("cpu"), 1)
     assert found == free if free is not None else found is not None and unlimited is not None and found > unlimited / 2

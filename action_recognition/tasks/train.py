@@ -107,8 +107,7 @@ class Trainer:
         """
         train, setup, state = self.spec.train, self.setup, self.state
         if self._is_over():
-            why = "" if state.epoch >= train.num_epochs else f", the last {train.early_stopping} without a better one"
-            self.say(f"nothing to do: {self.folder} holds {state.epoch} finished epochs of {train.num_epochs}{why}")
+            self.say(f"nothing to do: {self.folder} holds {self._epochs_done()}")
             self._write_again()
             self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
             return state.history
@@ -137,11 +136,18 @@ class Trainer:
                 logger.close()
         self.status.write("SUCCESS", "training finished", _figures(state.history[-1]))
         best = self.folder / files.BEST
+        if state.epoch < train.num_epochs:
+            self.say(f"ended early: {self._epochs_done()}")
         self.say(f"finished in {duration(self.watch.seconds)}; the best model is {best}")
         return state.history
 
     def _is_over(self) -> bool:
         return self.state.epoch >= self.spec.train.num_epochs or self.setup.run.gives_up(self.state.history)
+
+    def _epochs_done(self) -> str:
+        done, train = self.state.epoch, self.spec.train
+        why = "" if done >= train.num_epochs else f", the last {train.early_stopping} without a better one"
+        return f"{done} finished epochs of {train.num_epochs}{why}"
 
     @contextmanager
     def _ended_by_signal(self) -> Iterator[None]:
