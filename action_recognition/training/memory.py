@@ -73,9 +73,13 @@ def free_memory(device: torch.device, num_local: int) -> int | None:
 
 
 def _left_of_limit() -> int:
-    """Bytes that a container may still take (cgroup v2), which sees all of its machine's memory otherwise."""
+    """Bytes that a container may still take (cgroup v2), which sees all of its machine's memory otherwise.
+
+    Files that were read and are kept in memory count as used, but give way.
+    """
     try:
-        limit, used = (Path(CGROUP, name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # none; "max"
+        limit, used, stat = (Path(CGROUP, f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+        kept = dict(line.split() for line in stat.splitlines())["inactive_file"]
+        return max(0, int(limit) - int(used) + int(kept))
+    except (OSError, ValueError, KeyError):  # none; "max"
         return sys.maxsize
