@@ -186,6 +186,22 @@ def test_an_onnx_file_of_half_floats_is_refused(tmp_path: Path) -> None:
         OnnxExecutor(tmp_path / "model.onnx")
 
 
+def test_an_onnx_file_whose_half_float_constants_can_not_be_folded_opens_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, helper = onnx_model(), onnx.helper
+    for name in ("a", "b"):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 3), np.float16), name))
+    model.graph.node[-1].output[0] = "sum"
+    difference = helper.make_node("Sub", ["a", "b"], ["difference"])  # of half floats, which a CPU does in float32
+    as_float = helper.make_node("Cast", ["difference"], ["zero"], to=TensorProto.FLOAT)
+    model.graph.node.extend([difference, as_float, helper.make_node("Add", ["sum", "zero"], ["fc_pred"])])
+    onnx.save(model, tmp_path / "model.onnx")
+    with OnnxExecutor(tmp_path / "model.onnx") as run:
+        np.testing.assert_allclose(run(clips(1))["fc_pred"], expected(clips(1)), rtol=1e-4, atol=1e-4)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match=r"nothing.onnx: can't be read: No such file"):
         open_executor(tmp_path / "nothing.onnx")

@@ -209,7 +209,9 @@ def _open_session(onnxruntime: Any, content: bytes, path: str | Path, device_id:
     options.intra_op_num_threads = num_threads  # by itself it takes the machine's cores, not this process's
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     providers: list[Any] = ["CPUExecutionProvider"]
-    if device_id is not None:
+    if device_id is None:
+        options.log_severity_level = 3  # errors: of fp16 files it tells which constants it did not fold
+    else:
         _check_cuda_part(onnxruntime)
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device_id}))
     try:
