@@ -268,6 +268,7 @@ WRONG = {
     "verify x.pth": 2,
     "verify nowhere.pth nowhere.onnx --data data": 1,
     "ut_interaction": 2,
+    "ut_interaction data work --models rgb,flow": 2,
     "torture --no-such-option": 2,
     "benchmark --no-such-option": 2,
 }

@@ -92,6 +92,12 @@ def test_help_of_a_tool_lists_its_keys_without_loading_torch(tool: str) -> None:
     assert re.search(rf"^{tool}\.results_dir +null ", done.stdout, re.MULTILINE)
 
 
+def test_ut_interaction_tool_with_overrides_behind_its_models_reads_both(tmp_path: Path) -> None:
+    done = start("ut_interaction", str(tmp_path / "nowhere"), str(tmp_path / "work"), "--models", "rgb", "train.seed=2")
+    assert "preprocess.py" in done.stderr  # the first thing that it runs
+    assert "nowhere" in (tmp_path / "work/preprocess.txt").read_text()
+
+
 # --- in this process ---
 
 

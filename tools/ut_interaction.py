@@ -114,15 +114,18 @@ def main() -> int:
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of class folders of AVI files")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder for frames, folds and results")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the spec")
-    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES), help="(rgb of joint)")
+    parser.add_argument("--models", default=",".join(RECIPES), help="some of rgb,of,joint; all by default")
     parser.add_argument("--parallel", type=int, default=2, help="folds at a time (default 2)")
     options = parser.parse_intermixed_args()
+    models = options.models.split(",")
+    if unknown := set(models) - set(RECIPES):
+        parser.error(f"--models: {', '.join(sorted(unknown))}: only {','.join(RECIPES)} are known")
     frames = options.work / "frames"
     options.work.mkdir(parents=True, exist_ok=True)
     run("preprocess.py", options.source, frames, "--flow", "dis", log=options.work / "preprocess.txt", threads=1)
     link_folds(frames, options.work / "folds")
     print("| model | fold 0 | 1 | 2 | 3 | all folds | minutes of work |\n|---|---|---|---|---|---|---|")
-    for model in options.models:
+    for model in models:
         lines = run_model(model, options.work, options.overrides, options.parallel)
         right, videos = (sum(line[key] for line in lines) for key in ("right", "videos"))
         folds = " | ".join(f"{line['right']} of {line['videos']}" for line in lines)
