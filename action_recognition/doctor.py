@@ -62,6 +62,7 @@ PACKAGES = (
     Package("cuda-python", "cuda.bindings", "running TensorRT engines", 'pip install -e ".[trt]"'),
     Package("matplotlib", "matplotlib", "plots as pictures", 'pip install -e ".[report]"'),
     Package("tensorboard", "torch.utils.tensorboard", "training curves in TensorBoard", 'pip install -e ".[report]"'),
+    Package("wandb", "wandb", "each epoch's figures in Weights & Biases", 'pip install -e ".[wandb]"'),
     Package("cryptography", "cryptography", "encrypted checkpoints and exports", 'pip install -e ".[crypto]"'),
     Package("modelopt", "modelopt.onnx", "int8 exports", 'pip install -e ".[quant]", in an environment of its own'),
 )
@@ -135,13 +136,12 @@ def _decoders() -> Iterator[Finding]:
 
 
 def _gpus() -> Iterator[Finding]:
-    driver = _nvidia_smi()
-    if driver is None:
+    driver, torch = _nvidia_smi(), _imported("torch")
+    if driver is None and not (torch and torch.cuda.is_available()):  # Jetsons may have no nvidia-smi
         advice = "for fast training and TensorRT: an NVIDIA GPU and its driver, in a container docker run --gpus all"
         yield Finding("GPU", "NVIDIA driver", MISSING, "nvidia-smi is not there, or finds no GPU", advice)
     for line in driver or ():
         yield Finding("GPU", "NVIDIA driver", OK, line)
-    torch = _imported("torch")
     if torch is None:
         return
     if torch.cuda.is_available():
@@ -180,8 +180,10 @@ def _runtimes() -> Iterator[Finding]:
     runtime = _imported("onnxruntime")
     if runtime is not None:
         providers = [name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers()]
+        providers = [name for name in providers if name != "Azure"]  # in every build, and a service elsewhere
         has_gpu = "CUDA" in providers
-        advice = "" if has_gpu else "exported models run on the CPU; on an NVIDIA GPU: pip install onnxruntime-gpu"
+        instead = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+        advice = "" if has_gpu else f"exported models run on the CPU; on an NVIDIA GPU: {instead}"
         seen = f"runs on {', '.join(providers)}"
         yield Finding("runtimes", "ONNX Runtime", OK if has_gpu else NOTE, seen, advice)
     if _imported("tensorrt") is not None:
@@ -203,7 +205,8 @@ def _flow_engines() -> Iterator[Finding]:
     if library:
         yield Finding("optical flow", "nvof", OK, library)
     else:
-        advice = "for NVIDIA's engine: a GPU from Turing on; containers need NVIDIA_DRIVER_CAPABILITIES with video"
+        container = "docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+        advice = f"for NVIDIA's engine: a GPU from Turing on and its driver, in a container {container}"
         yield Finding("optical flow", "nvof", MISSING, "the driver's optical flow library is not there", advice)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from action_recognition import doctor
-from action_recognition.doctor import BROKEN, MISSING, NOTE, OK, Finding, Package, examine_package
+from action_recognition.doctor import BROKEN, MISSING, NOTE, OK, PACKAGES, Finding, Package, examine_package
 
-TOOL = Path(__file__).parents[1] / "tools/doctor.py"
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / "tools/doctor.py"
 GIB = 2**30
 
 
@@ -79,6 +81,37 @@ def test_gpu_that_torch_does_not_see_is_broken_with_the_build_named(monkeypatch:
     found = by_name(doctor._gpus())
     assert found["NVIDIA driver"].seen == "NVIDIA T4, 535.54, 15360 MiB"
     assert (found["torch"].state, found["torch"].seen) == (BROKEN, "sees no GPU; it is built without CUDA")
+
+
+def test_gpu_that_torch_sees_without_nvidia_smi_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        get_device_capability=lambda i: (8, 7),
+        get_device_name=lambda i: "Orin",
+        is_bf16_supported=lambda including_emulation: True,
+    )
+    fake = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.6"))
+    monkeypatch.setattr(doctor, "_nvidia_smi", lambda: None)
+    monkeypatch.setattr(doctor, "_imported", lambda name: fake)
+    (found,) = doctor._gpus()
+    assert (found.name, found.state) == ("torch, cuda:0", OK)
+    assert found.seen == "Orin, compute capability 8.7, bf16; torch is built for CUDA 12.6"
+
+
+def test_onnx_runtime_of_a_cpu_says_so_and_how_to_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = ["AzureExecutionProvider", "CPUExecutionProvider"]
+    fake = SimpleNamespace(get_available_providers=lambda: providers)
+    monkeypatch.setattr(doctor, "_imported", lambda name: fake if name == "onnxruntime" else None)
+    (found,) = doctor._runtimes()
+    assert (found.state, found.seen) == (NOTE, "runs on CPU")
+    assert found.advice.endswith("pip uninstall onnxruntime; pip install onnxruntime-gpu")  # both have the same module
+
+
+def test_packages_of_every_extra_are_looked_for() -> None:
+    extras = set(re.findall(r'^EXTRAS\["(\w+)"\]|^    "(\w+)": ', (ROOT / "setup.py").read_text("utf-8"), re.M))
+    installs = " ".join(package.install for package in PACKAGES)
+    assert {name for pair in extras for name in pair if name and f"[{name}]" not in installs} == {"flow", "dev", "all"}
 
 
 @pytest.mark.slow
