@@ -58,8 +58,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of a W&B project. A run that is resumed in the same folder goes on with its curves.
 
-    Where it sends them, or that it only keeps them (WANDB_MODE=offline), is W&B's own setting. Only figures and the
-    spec go there, no weights and no pictures.
+    Where it sends them, or that it only keeps them (WANDB_MODE=offline), is W&B's own setting, and so
+    is what it notes of the machine and the terminal. It is given figures and the spec, no weights and no pictures.
     """
 
     def __init__(self, folder: Path, project: str, settings: Mapping[str, Any]) -> None:
