@@ -4,7 +4,7 @@ import builtins
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +44,7 @@ def simulated_wandb(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedRun]:
         runs.append(SimulatedRun(settings))
         return runs[-1]
 
+    module.Settings = SimpleNamespace  # type: ignore[attr-defined]
     module.Error = type("Error", (Exception,), {})  # type: ignore[attr-defined]
     module.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
@@ -61,6 +62,7 @@ def test_wandb_gets_the_spec_once_and_each_epochs_figures_by_epoch(
     (run,) = simulated_wandb
     assert (run.settings["project"], run.settings["name"]) == ("shop-floor", "falls")
     assert run.settings["config"] == {"train": {"seed": 1}}
+    assert run.settings["settings"].x_disable_meta  # with the command line, where an encryption_key may stand
     assert (run.logged, run.axes) == ([ROW], {"*": "epoch"})
     assert run.finished
 
@@ -130,14 +132,19 @@ def test_training_run_logs_each_epoch_and_never_the_key(
 
 
 @pytest.mark.slow
-def test_wandb_itself_keeps_a_run_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wandb_itself_keeps_a_run_offline_without_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("wandb", reason='needs Weights & Biases: pip install ".[wandb]"')
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(sys, "argv", ["train.py", "encryption_key=a-secret-of-mine"])
     logger = WeightsAndBiases(tmp_path, "p", {"train": {"seed": 1}})
     logger.write(ROW)
     logger.close()
     (kept,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"train_loss" in kept.read_bytes()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if b"a-secret-of-mine" in path.read_bytes()] == []
 
 
 @pytest.mark.slow

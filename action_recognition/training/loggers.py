@@ -76,6 +76,7 @@ class WeightsAndBiases:
                 dir=str(folder),
                 config=dict(settings),
                 resume="allow",
+                settings=wandb.Settings(x_disable_meta=True),  # the command line, where an encryption_key may stand
             )
         except wandb.Error as error:
             raise UserError(
