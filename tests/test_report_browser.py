@@ -101,6 +101,14 @@ def test_page_does_not_scroll_sideways(task: str, width: int, browser: Any, repo
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_recall_of_the_classes_is_in_sight_on_a_phone(browser: Any, reports: Path) -> None:
+    page = opened(browser, reports / "evaluate" / "report.html", 390)
+    head = find(page, "#classes thead th")[4]
+    assert head.text == "recall"
+    in_sight = 390 - 12 - 1 - 14  # without the margin of the page, the border and the padding of the section
+    assert head.rect["x"] + head.rect["width"] <= in_sight
+
+
 def test_page_opens_with_the_mistakes_and_shows_more_of_them_at_a_press(page: Any) -> None:
     assert find(page, "#count")[0].text == "20 videos"
     assert all(name.startswith("b/video_") for name in names_listed(page))

@@ -64,11 +64,12 @@
       if (thumbnail >= 0) {
         image.src = data.thumbnails[thumbnail];
         image.alt = "";
-        image.loading = "lazy";
       }
       const line = make("p", label === prediction ? "hit" : "wrong");
-      line.append(make("b", "", `${data.classes[prediction] ?? "no valid answer"} ${percent(score)}`));
-      if (label !== prediction) line.append(`, is ${data.classes[label]} (${percent(own)})`);
+      const answered = make("b");
+      answered.append(make("bdi", "", data.classes[prediction] ?? "no valid answer"), ` ${percent(score)}`);
+      line.append(answered);
+      if (label !== prediction) line.append(", is ", make("bdi", "", data.classes[label]), ` (${percent(own)})`);
       texts.append(make("p", "name", name), line);
       if (numFrames) texts.append(seenFrames(numFrames));
       if (card >= 0) {
