@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from action_recognition.report.figures import (
+    at_thresholds,
     calibration,
     class_figures,
     confused_pairs,
     hardest,
+    roc,
     score_histograms,
     wilson_interval,
 )
@@ -57,6 +59,21 @@ def test_calibration_without_videos_is_nan() -> None:
     found = calibration(np.zeros(0), np.zeros(0, bool))
     assert math.isnan(found.ece)
     assert found.counts.sum() == 0
+
+
+def test_roc_by_hand() -> None:
+    """Of four pairs of own (0.9, 0.5) and other (0.6, 0.5) three are in order, and one is tied: half."""
+    alarms, found, area = roc(np.array([0.9, 0.6, 0.5, 0.5]), np.array([True, False, True, False]))
+    assert (alarms.tolist(), found.tolist()) == ([0, 0, 0.5, 1], [0, 0.5, 0.5, 1])
+    assert area == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+
+
+def test_precision_and_recall_at_thresholds_by_hand() -> None:
+    """A score on the threshold is taken; above all scores nothing is, and a share of nothing is nan."""
+    scores, own = np.array([0.9, 0.6, 0.5, 0.2]), np.array([True, False, True, False])
+    precision, recall = at_thresholds(scores, own, np.array([0, 0.5, 0.7, 1]))
+    assert precision == pytest.approx([2 / 4, 2 / 3, 1, math.nan], nan_ok=True)
+    assert recall.tolist() == [1, 1, 0.5, 0]
 
 
 def test_score_histograms_keep_right_and_wrong_apart() -> None:

@@ -1,10 +1,12 @@
 """report.html of train and evaluate: what it holds, what it must not hold, and what becomes of it at the limits."""
 
 import base64
+import importlib
 import io
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -301,6 +303,40 @@ def test_evaluation_of_a_set_without_mistakes_says_so(finished: tuple[Path, Eval
     page = evaluation.evaluation_page(of_size(evaluated, 2, [0, 1], [0, 1]))
     assert "There are no mistakes; these right answers were the least sure." in page
     assert "No mistakes." in page
+    assert "Hardest class" not in page
+
+
+def test_overview_compares_with_always_answering_the_class_of_most_videos(page: str) -> None:
+    sentence = f"To compare: always answering {MARKUP} would be right for 60.0 % of the videos."
+    assert sentence in Reader(page).texts
+
+
+def test_page_of_two_classes_has_the_roc_of_the_one_with_fewer_videos(page: str) -> None:
+    """By hand: i + j, which the score for a grows with, is 5 and 7 for a, 3, 5 and 9 for the other: 3.5 of 6 pairs."""
+    texts = Reader(page).texts
+    assert "Threshold of a" in texts
+    assert "ROC, area 0.583" in texts
+    assert "By threshold" in texts
+
+
+@pytest.mark.parametrize(("num_classes", "labels"), [(3, [0, 1]), (2, [0, 0])])
+def test_page_of_more_classes_or_of_one_without_videos_has_no_roc(
+    finished: tuple[Path, Evaluated], num_classes: int, labels: list[int]
+) -> None:
+    assert "ROC" not in evaluation.evaluation_page(of_size(finished[1], num_classes, labels, [0, 1]))
+
+
+def test_plot_of_names_whose_letters_the_usual_font_lacks_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.plot_confusion(np.eye(2, dtype=int), ("a", "走"), tmp_path / "plots" / "confusion.png")
+    assert (tmp_path / "plots" / "confusion.png").is_file()
+
+
+def test_fonts_of_a_plot_are_those_of_the_system_that_have_more_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = importlib.import_module("matplotlib.font_manager").fontManager
+    monkeypatch.setattr(manager, "get_font_names", lambda: ["Malgun Gothic", "Comic"])
+    assert plots._fonts() == ["DejaVu Sans", "Malgun Gothic"]
 
 
 def test_many_classes_and_videos_are_cut_and_the_page_says_so(

@@ -11,8 +11,18 @@ from functools import cached_property
 import numpy as np
 
 from action_recognition.data.index import Index
+from action_recognition.data.survey import printable
 from action_recognition.report import svg
-from action_recognition.report.figures import calibration, class_figures, confused_pairs, hardest, score_histograms
+from action_recognition.report.clips import evenly
+from action_recognition.report.figures import (
+    at_thresholds,
+    calibration,
+    class_figures,
+    confused_pairs,
+    hardest,
+    roc,
+    score_histograms,
+)
 from action_recognition.report.page import Cell, Column, meter, table, text
 from action_recognition.training.metrics import VideoScores, confusion_matrix
 
@@ -20,6 +30,7 @@ MAX_LISTED = 3000  # videos
 MAX_MATRIX = 60  # classes
 _MAX_NAMED = 20  # videos without a valid answer
 _MAX_PAIRS = 8
+_MAX_POINTS = 400  # of a curve
 _MANY = 14  # classes, from which on the heads of the matrix are turned
 
 
@@ -98,12 +109,12 @@ def classes_section(answers: Answers) -> str:
     columns = [Column("class", is_text=True), *map(Column, ("videos", "right", "precision", "recall", "F1"))]
     most: dict[int, str] = {}
     for label, answer, count in confused_pairs(answers.confusion):
-        most.setdefault(label, f"{answers.names[answer]} ({count})")
+        most.setdefault(label, f"<bdi>{text(answers.names[answer])}</bdi> ({count})")
     rows = []
     for i, (name, c) in enumerate(zip(answers.names, class_figures(answers.confusion), strict=True)):
         counts = [Cell(str(n), n) for n in (c.videos, c.right)]
         shares = [_share(c.precision), _share(c.recall), _share(c.f1, with_meter=True)]
-        rows.append((name, [*counts, *shares, Cell(text(most.get(i, "-")))]))
+        rows.append((name, [*counts, *shares, Cell(most.get(i, "-"))]))
     lead = (
         "Precision: of the videos that got this answer, the share that are of the class. Recall: of the videos of the "
         "class, the share that got this answer. F1: the harmonic mean of both. Press a head to sort by it."
@@ -199,7 +210,41 @@ def scores_section(answers: Answers) -> str:
         svg.histogram(counts.tolist(), kind, f"Scores of {kind} answers ({counts.sum()})", below)
         for kind, counts in (("right", right), ("wrong", wrong))
     )
-    return f'<p class="lead">{lead}</p><div class="charts">{diagram}<div>{histograms}</div></div>'
+    return f'<p class="lead">{lead}</p><div class="charts">{diagram}<div>{histograms}</div></div>{_thresholds(answers)}'
+
+
+def _thresholds(answers: Answers) -> str:
+    """Of two classes, what another threshold than one half would do, for the one with fewer videos."""
+    totals = answers.confusion.sum(axis=1)
+    if len(totals) != 2 or not totals.all():
+        return ""
+    chosen = int(totals.argmin())
+    name, other = (printable(answers.names[i]) for i in (chosen, 1 - chosen))
+    scores, own = answers.scores.probabilities[answers.valid, chosen], answers.scores.labels[answers.valid] == chosen
+    alarms, found, area = roc(scores, own)
+    drawn = evenly(len(alarms), _MAX_POINTS)
+    cuts = np.linspace(0, 1, 101)
+    precision, recall = at_thresholds(scores, own, cuts)
+    lead = (
+        f"An answer is {name} from a score of 50 % on. A lower threshold finds more of the {totals[chosen]} videos of "
+        f"{name}, and takes more of the {totals[1 - chosen]} of {other} for it. The area under the ROC curve, "
+        f"{area:.3f}, is the chance that a video of {name} scores higher for it than one of {other}; 0.5 is a guess."
+    )
+    curve = [
+        svg.Line("model", (100 * alarms[drawn]).tolist(), (100 * found[drawn]).tolist()),
+        svg.Line("guess", (0, 100), (0, 100)),
+    ]
+    by_threshold = [
+        svg.Line(what, (100 * cuts).tolist(), (100 * shares).tolist())
+        for what, shares in (("precision", precision), ("recall", recall))
+    ]
+    charts = (
+        svg.lines(curve, f"ROC, area {area:.3f}", ("false alarms, %", "found, %"), y_range=(0, 100)),
+        svg.lines(by_threshold, "By threshold", ("threshold, %", "%"), y_range=(0, 100)),
+    )
+    return (
+        f'<h3>Threshold of {text(name)}</h3><p class="lead">{text(lead)}</p><div class="charts">{"".join(charts)}</div>'
+    )
 
 
 def number(value: float) -> str:

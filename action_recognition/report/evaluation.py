@@ -120,10 +120,14 @@ def _in_short(evaluated: Evaluated) -> str:
         said.append("No mistakes.")
     known = [(c.recall, c, name) for c, name in zip(class_figures(evaluated.confusion), names, strict=True) if c.videos]
     if len(known) > 1:
-        recall, figures, name = min(known, key=lambda entry: entry[0] or 0)
-        said.append(
-            f"Hardest class: {name}, {figures.right} of {figures.videos} videos recognised ({percent(recall)})."
-        )
+        if pairs:
+            recall, figures, name = min(known, key=lambda entry: entry[0] or 0)
+            said.append(
+                f"Hardest class: {name}, {figures.right} of {figures.videos} videos recognised ({percent(recall)})."
+            )
+        _, figures, name = max(known, key=lambda entry: entry[1].videos)
+        always = percent(figures.videos / int(evaluated.confusion.sum()))
+        said.append(f"To compare: always answering {name} would be right for {always} of the videos.")
     if evaluated.valid.any():
         mean, share = (float(values.mean()) for values in evaluated.scored)
         word = (

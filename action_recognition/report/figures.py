@@ -72,6 +72,26 @@ def score_histograms(scores: np.ndarray, right: np.ndarray, num_bins: int = NUM_
     return hits, misses
 
 
+def roc(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The ROC curve of one of two classes: false alarms and found in 0..1 by falling threshold, and the area under it.
+
+    `scores` (V,) are those for the class, `own` (V,) says which videos are of it. nan where either has no video.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of equal scores: no threshold parts them
+    with np.errstate(invalid="ignore"):
+        alarms, found = (np.concatenate([[0], np.cumsum(of[order])[last] / of.sum()]) for of in (~own, own))
+    return alarms, found, float(((found[1:] + found[:-1]) / 2 * np.diff(alarms)).sum())
+
+
+def at_thresholds(scores: np.ndarray, own: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall (B,) of a class whose answer is given from each threshold on; nan where there is none."""
+    taken = scores >= thresholds[:, None]  # (B, V)
+    right = (taken & own).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return right / taken.sum(axis=1), right / own.sum()
+
+
 def confused_pairs(confusion: Counts) -> list[tuple[int, int, int]]:
     """(true class, predicted class, videos) of all that was taken for something else, the most frequent first."""
     wrong = confusion - np.diag(confusion.diagonal())

@@ -1,5 +1,6 @@
 """The main plots as PNG, for slides and papers: by matplotlib, which the extra `report` brings."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,10 @@ from action_recognition.errors import UserError
 from action_recognition.files import write_errors_told, write_whole
 from action_recognition.report.figures import Calibration
 
+_EAST_ASIAN = (  # fonts of Linux, Windows and macOS
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Microsoft YaHei"),
+    *("Malgun Gothic", "PingFang SC", "PingFang HK", "Arial Unicode MS"),
+)
 _MAX_NAMES = 60  # classes whose names, and numbers, are written beside a confusion matrix
 
 
@@ -57,8 +62,9 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
     axes.set(xlabel="answer", ylabel="class")
     if len(names) <= _MAX_NAMES:
         shown = [printable(name).replace("$", r"\$") for name in names]  # a dollar begins mathematics
-        axes.set_xticks(range(len(names)), shown, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), shown)
+        fonts = _fonts()
+        axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", fontfamily=fonts)
+        axes.set_yticks(range(len(names)), shown, fontfamily=fonts)
         for i, j in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[i, j] > 0.6 else "black"
             axes.text(j, i, str(confusion[i, j]), ha="center", va="center", color=colour)
@@ -90,7 +96,16 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _fonts() -> list[str]:
+    """The font of matplotlib, and those of this system that have the letters which it lacks."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _EAST_ASIAN if name in installed)]
+
+
 def _save(figure: Any, path: Path) -> None:
-    with write_errors_told(path):
+    with write_errors_told(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that no font here has
         path.parent.mkdir(exist_ok=True)
         write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
