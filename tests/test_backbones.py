@@ -18,7 +18,7 @@ from action_recognition.config import ModelSpec, Spec, load_spec, model_spec_fro
 from action_recognition.config.backbones import RESIZE_RATIO, VIDEO_BACKBONES
 from action_recognition.data.agreement import contract_of, training_problems
 from action_recognition.deploy.description import Description
-from action_recognition.deploy.export import Deployable, compare, to_onnx
+from action_recognition.deploy.export import DTYPES, Deployable, compare, to_onnx
 from action_recognition.errors import CheckpointError, SpecError
 from action_recognition.models import build_model
 from action_recognition.models.stages import stages
@@ -397,18 +397,19 @@ def test_gradients_are_the_same_with_each_stage_computed_twice(name: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_exported_network_answers_what_the_network_answers(name: str) -> None:
+def test_exported_network_answers_what_the_network_answers(name: str, precision: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install .[deploy]")
     pytest.importorskip("onnxscript", reason="needs onnxscript: pip install .[deploy]")
     model, x = build_model(model_spec(name), 5).eval(), clips(name, 3)
     T, H, W = x.shape[2:]
     size = (f"model.rgb_seq_length={T}", f"dataset.output_shape=[{H}, {W}]")
     contract = contract_of(spec_of(name, *size), ("a", "b", "c", "d", "e"))
-    content = to_onnx(Deployable(model), Description(contract, "logits", "fp32"), 20)
+    content = to_onnx(Deployable(model, DTYPES[precision]), Description(contract, "logits", precision), 20)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = model(x).numpy()
     for batch in (slice(0, 1), slice(0, 3)):
         (found,) = session.run(None, {"input_rgb": x[batch].numpy()})
-        compare(expected[batch], found).check("fp32")
+        compare(expected[batch], found).check(precision)
