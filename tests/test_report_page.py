@@ -286,7 +286,7 @@ def test_page_of_scores_that_are_not_finite_names_their_videos_and_leaves_them_o
     assert texts[texts.index("accuracy") + 1] == "40.0 %"
     assert texts[texts.index("loss") + 1] == "-"
     assert "2 right, 1 wrong" in page
-    assert "All 1 mistakes" in page
+    assert "All mistakes (1), then the least sure of the right answers (2). " in page
     assert "Scores of right answers (2)" in texts
     assert "NaN" not in json.dumps(data_of(page))
 

@@ -144,11 +144,11 @@ def _hardest(evaluated: Evaluated, cards: Sequence[Card]) -> str:
         return '<p class="note">No video has a valid answer.</p>'
     num_wrong = evaluated.num_wrong
     shown = sum(not evaluated.right[card.position] for card in cards)
-    lead = f"The {shown} worst of {num_wrong} mistakes" if shown < num_wrong else f"All {num_wrong} mistakes"
+    lead = f"The {shown} worst of {num_wrong} mistakes" if shown < num_wrong else f"All mistakes ({num_wrong})"
     if not num_wrong:
         lead = "There are no mistakes; these right answers were the least sure"
     elif len(cards) > shown:
-        lead += f", then the {len(cards) - shown} right answers that were the least sure"
+        lead += f", then the least sure of the right answers ({len(cards) - shown})"
     lead += ". Each clip is the window that scored highest for the answer, cropped and resized as "
     lead += "the model saw it, then brought back to the proportions of the video. "
     if has_gradients(evaluated.model):
