@@ -36,6 +36,7 @@ SMALL = ("model.input_height=48", "model.input_width=48", "dataset.augmentation_
 STEPS = ("train.num_epochs=16", "train.optim.lr_steps=[12]")
 COSINE = ("train.num_epochs=16", "train.optim.lr_scheduler=Cosine", "train.optim.warmup_epochs=2")
 ADAMW = ("train.optim.name=AdamW", "train.optim.lr=0.001", "train.optim.weight_decay=0.05")
+CENTRE = "dataset.augmentation_config.val_center_crop=true"  # views are cut from frames of 54 pixels, as in training
 TUNE = (
     "train.num_epochs=16",
     "train.optim.lr=0.002",
@@ -56,7 +57,10 @@ RECIPES: dict[str, dict[str, tuple[str, ...]]] = {
         "running mean 0.98": (*STEPS, "train.ema_decay=0.98"),
         "early stopping 4": (*STEPS, "train.early_stopping=4", "train.validation_interval=1"),
         "gradient checkpointing": (*STEPS, "train.gradient_checkpointing=true"),
-        "3 crops": (*STEPS, "evaluate.video_num_crops=3"),
+        "batch size auto": (*STEPS, "dataset.batch_size=auto"),
+        "centre crop": (*STEPS, CENTRE),
+        "3 clips of a video": (*STEPS, "evaluate.video_eval_mode=conv"),
+        "3 clips x 3 crops": (*STEPS, CENTRE, "evaluate.video_eval_mode=conv", "evaluate.video_num_crops=3"),
     },
     "unbalanced": {
         "plain": STEPS,
