@@ -14,7 +14,7 @@ RUN = $(VENV)/bin/python
 CHECKPOINT = $(DEMO_RESULTS)/train/ar_model_latest.pth
 EXPORTED = $(DEMO_RESULTS)/model.onnx
 
-.PHONY: demo test test-all test-browser test-lowest docs-test audit coverage torture api bench lint clean
+.PHONY: demo test test-all test-browser test-lowest docs-test audit coverage torture api notebook bench lint clean
 
 demo: $(VENV)/.core
 	$(RUN) tools/make_demo_data.py $(DEMO_DATA) $(RENDER)
@@ -62,6 +62,9 @@ torture: $(VENV)/.all
 
 api: $(VENV)/.all
 	$(RUN) tools/api_reference.py
+
+notebook: $(VENV)/.all
+	$(RUN) tools/run_notebook.py
 
 bench: $(VENV)/.all
 	$(RUN) tools/benchmark.py all
