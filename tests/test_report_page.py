@@ -311,6 +311,24 @@ def test_overview_compares_with_always_answering_the_class_of_most_videos(page: 
     assert sentence in Reader(page).texts
 
 
+@pytest.mark.parametrize(
+    ("right", "total", "verdict"),
+    [
+        (10, 10, "about as sure as it is right"),  # 72.2 to 100 %
+        (30, 100, "too sure"),  # 21.9 to 39.6 %
+        (300, 300, "too unsure"),  # 98.7 to 100 %
+        (9900, 10000, "about as sure as it is right"),  # 98.8 to 99.2 %, but nearer than 2 %
+    ],
+)
+def test_model_is_called_too_sure_only_where_its_scores_are_outside_of_the_interval(
+    finished: tuple[Path, Evaluated], monkeypatch: pytest.MonkeyPatch, right: int, total: int, verdict: str
+) -> None:
+    score = 0.98 if total == 10000 else 0.9
+    logits = np.tile([math.log(score / (1 - score)), 0], (total, 1))
+    scores = video_scores(range(total), [0] * right + [1] * (total - right), logits)
+    assert f"The model is {verdict}: " in evaluation._in_short(replace(finished[1], scores=scores))
+
+
 def test_page_of_two_classes_has_the_roc_of_the_one_with_fewer_videos(page: str) -> None:
     """By hand: i + j, which the score for a grows with, is 5 and 7 for a, 3, 5 and 9 for the other: 3.5 of 6 pairs."""
     texts = Reader(page).texts

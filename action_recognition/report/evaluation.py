@@ -130,9 +130,10 @@ def _in_short(evaluated: Evaluated) -> str:
         said.append(f"To compare: always answering {name} would be right for {always} of the videos.")
     if evaluated.valid.any():
         mean, share = (float(values.mean()) for values in evaluated.scored)
-        word = (
-            "about as sure as it is right" if abs(mean - share) < 0.02 else "too sure" if mean > share else "too unsure"
-        )
+        low, high = wilson_interval(int(evaluated.right.sum()), int(evaluated.valid.sum()))
+        word = "too sure" if mean > share else "too unsure"
+        if abs(mean - share) < 0.02 or low <= mean <= high:  # too little, or so few videos that it may be chance
+            word = "about as sure as it is right"
         said.append(
             f"The model is {word}: its answers score {percent(mean)} on average, and {percent(share)} are right."
         )
