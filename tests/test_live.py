@@ -145,7 +145,9 @@ def test_video_shorter_than_a_window_is_looped_to_one(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(model, write_video(tmp_path / "v.mp4", [picture(GREEN)])) == 0
-    assert capsys.readouterr().out.split()[2] == "green"
+    told = capsys.readouterr()
+    assert told.out.split()[2] == "green"
+    assert "1 frames of 0.0 s; looked at 1 times, events: 1\nframe to label: no full window yet" in told.err
 
 
 def test_seconds_end_the_run(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -429,7 +431,7 @@ def test_file_loses_no_frame_however_slow_the_model_is(tmp_path: Path) -> None:
     dropped = Dropped()
     session = session_of(dropped)
     session.run(frames_of(write_video(tmp_path / "v.mp4", [picture(RED)] * 8), ("rgb",), dropped))
-    assert (session.num_frames, dropped.frames, session.latency.num) == (8, 0, 7)
+    assert (session.num_frames, dropped.frames, session.num_looks) == (8, 0, 7)
 
 
 def test_new_connection_begins_with_a_new_window_and_a_new_event(tmp_path: Path) -> None:
@@ -445,7 +447,7 @@ def test_new_connection_begins_with_a_new_window_and_a_new_event(tmp_path: Path)
 
 def test_latency_is_median_95_percent_and_longest() -> None:
     latency = Latency()
-    assert str(latency) == "no window yet"
+    assert str(latency) == "no full window yet"
     for ms in range(1, 101):
         latency.add(ms / 1000)
     assert str(latency) == "median 50 ms, 95 % within 95 ms, at most 100 ms"
@@ -466,7 +468,7 @@ def test_session_is_interrupted_after_the_frame_at_hand_and_at_once_when_asked_t
     session = session_of(Dropped(), Interrupting())
     with pytest.raises(KeyboardInterrupt):
         session.run(camera(20, 0))
-    assert (session.latency.num, session.num_frames, session.num_events) == (3, 4, 1)
+    assert (session.num_looks, session.num_frames, session.num_events) == (3, 4, 1)
     with pytest.raises(KeyboardInterrupt):
         session.interrupt(KeyboardInterrupt())
 

@@ -210,6 +210,17 @@ def test_track_missing_for_too_long_is_over_and_forgotten() -> None:
     assert follow(tracks, [{7: LEFT}] * 3) == []  # the same number again is somebody new
 
 
+def test_track_of_a_new_connection_begins_with_a_new_window_and_a_new_event() -> None:
+    tracks, told, events = follower(margin=0), [], []
+    for number in range(8):
+        frame = replace(two_people(number), connection=int(number >= 4))
+        seen = tracks.push(frame, {7: LEFT})
+        told += [(number, m.label) for m in seen.labelled]
+        events += seen.events
+    assert told == [(3, "red"), (7, "red")]
+    assert [(e.start_sec, e.end_sec) for e in [*events, *tracks.close().events]] == [(0.15, 0.15), (0.55, 0.55)]
+
+
 def test_event_of_each_track_is_its_own() -> None:
     tracks = follower(margin=0, threshold=0.9)
     follow(tracks, [{7: LEFT, 3: RIGHT}] * 6)

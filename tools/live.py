@@ -47,7 +47,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     looks.add_argument("--rate", type=whole(1), metavar="N", help="take every N-th frame (default: as trained)")
     looks.add_argument("--stride", type=whole(1), metavar="N",
                        help="frames from one look to the next (default: a quarter of a window)")  # fmt: skip
-    looks.add_argument("--fps", type=above(0), metavar="N", help="frames a second of a folder of images (25)")
+    looks.add_argument("--fps", type=above(0), metavar="N",
+                       help="frames a second of a folder of images (25); of a video: in place of its own")  # fmt: skip
     looks.add_argument("--smoothing", type=share, default=0.5, metavar="W",
                        help="weight of the newest look in the running average; 1 is none (%(default)s)")  # fmt: skip
     looks.add_argument("--unknown", type=share, default=0.5, metavar="P",

@@ -34,15 +34,15 @@ class Latency:
 
     def __init__(self) -> None:
         self._latest: deque[float] = deque(maxlen=_REMEMBERED)
-        self.longest, self.num = 0.0, 0
+        self.longest = 0.0
 
     def add(self, seconds: float) -> None:
         self._latest.append(seconds)
-        self.longest, self.num = max(self.longest, seconds), self.num + 1
+        self.longest = max(self.longest, seconds)
 
     def __str__(self) -> str:
         if not self._latest:
-            return "no window yet"
+            return "no full window yet"
         median, most = np.percentile(self._latest, (50, 95), method="inverted_cdf")
         return f"median {_ms(median)}, 95 % within {_ms(most)}, at most {_ms(self.longest)}"
 
@@ -89,6 +89,7 @@ class Session:
     latency: Latency = field(default_factory=Latency)
     num_frames: int = 0
     num_boxed: int = 0
+    num_looks: int = 0
     num_events: int = 0
     is_at_end: bool = False  # of the source
     _is_waiting: bool = False
@@ -127,8 +128,6 @@ class Session:
 
     def _take(self, frame: Frame) -> None:
         came_sec = time.monotonic() if frame.came_sec is None else frame.came_sec
-        if self._last and frame.connection != self._last.connection:
-            self._tell(self.follow.close())  # no window has frames of before and after
         if frame.came_sec is not None and self._began_at is None:
             waited_sec = time.monotonic() - frame.came_sec
             self._began_at = time.time() - waited_sec - frame.time_sec
@@ -149,6 +148,7 @@ class Session:
                 self.log.write(event_to_plain(event) | self._clock_time(event))
             if self.page:
                 self.page.tell(event)
+        self.num_looks += bool(told.labelled)
         for mark in told.labelled:
             if mark.is_new and self._last:
                 self.say(line(self._last.time_sec, mark))
@@ -175,7 +175,7 @@ class Session:
         """What the run was, in a line or two."""
         length = self._last.time_sec if self._last else 0.0
         return (
-            f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}; looked at {self.latency.num:,} times, "
+            f"{self.num_frames:,} frames of {length:.1f} s{self._lost()}; looked at {self.num_looks:,} times, "
             f"events: {self.num_events:,}\nframe to label: {self.latency}"
         )
 

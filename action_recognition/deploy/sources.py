@@ -152,7 +152,8 @@ def frames_of(
 
     `source` is a path of a video file or of a folder of images (with rgb, or u and v, in or below it), the number of a
     camera, the address of a stream, or an iterable of frames: uint8 (H, W, 3), for flow (H, W, 2), for both {rgb, of}.
-    `fps` gives the times of folders and iterables (25 where it is None). DataError where there is nothing to be read.
+    `fps` gives the times of folders and iterables (25 where it is None), and of video files in place of their own.
+    DataError where there is nothing to be read.
     """
     if is_live(source):
         _only_rgb(source, modalities)

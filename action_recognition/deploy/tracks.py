@@ -207,11 +207,13 @@ class TrackRecognizer:
         self._recognize, self.stride, self._margin, self._most_missing = recognize, stride, margin, most_missing
         self._ema, self._threshold = ema, threshold
         self._tracks: dict[int, _Track] = {}
-        self._since_look = stride - 1
+        self._since_look, self._connection = stride - 1, 0
         self.num_boxes, self.num_outside = 0, 0
 
     def push(self, frame: Frame, boxes: Boxes) -> Told:
-        """Take the next frame and the boxes in it."""
+        """Take the next frame and the boxes in it; with a new connection of a live source all that went on is over."""
+        before = self.close() if frame.connection != self._connection else Told([], [])
+        self._connection = frame.connection
         self._since_look += 1
         self.num_boxes += len(boxes)
         for track_id in boxes:
@@ -221,10 +223,10 @@ class TrackRecognizer:
             self._see(track, frame, boxes)
         gone = [track for track in self._tracks.values() if track.num_missing > self._most_missing]
         told = self._look(self._due() + self._never_looked_at(gone))
-        return Told(told.labelled, told.events + self._forget(gone))
+        return Told(before.labelled + told.labelled, before.events + told.events + self._forget(gone))
 
     def close(self) -> Told:
-        """Nothing more comes, or something else does: all tracks are over."""
+        """Nothing more comes: all tracks are over, and their events are told."""
         tracks = list(self._tracks.values())
         told = self._look(self._never_looked_at(tracks))
         return Told(told.labelled, told.events + self._forget(tracks))
