@@ -427,6 +427,23 @@ def test_summary_tells_all_that_was_lost() -> None:
     assert ", 1,234 dropped, 5 damaged packets left out, connections lost: 2; looked at 0 times" in told
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"), [((), "try a larger --stride\n"), (("--video", "o.mp4"), ", or no --video\n")]
+)
+def test_dropped_frames_are_told_of_with_what_makes_room(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...], advice: str,
+) -> None:  # fmt: skip
+    def losing(source: object, dropped: Dropped) -> Iterator[Frame]:
+        dropped.frames = 3
+        return camera(4, 0)
+
+    monkeypatch.setattr(sources, "_live", losing)
+    monkeypatch.chdir(tmp_path)
+    assert run(model, "0", *options) == 0
+    assert capsys.readouterr().err.endswith(advice)
+
+
 def test_file_loses_no_frame_however_slow_the_model_is(tmp_path: Path) -> None:
     dropped = Dropped()
     session = session_of(dropped)

@@ -200,7 +200,8 @@ def conclude(session: Session, options: argparse.Namespace) -> None:
         return  # an error says why
     note(session.summary())
     if session.dropped.frames:
-        note("dropped frames came while the model was busy, and make windows last longer; try a larger --stride")
+        room = "a larger --stride, or no --video" if options.video else "a larger --stride"
+        note(f"dropped frames came faster than they were taken, and make windows last longer; try {room}")
     if session.boxes is not None:
         late = sum(number >= session.num_frames for number in session.boxes)
         if session.is_at_end and (late or not session.num_boxed):
