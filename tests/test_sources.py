@@ -288,7 +288,7 @@ def test_recording_behind_an_address_plays_at_its_own_pace_to_its_end(tmp_path: 
     with served(tmp_path) as address:
         times = [f.time_sec for f in frames_of(f"{address}x.mkv", RGB, dropped, live=live)]
     assert (len(times), said) == (10 - dropped.frames, [])
-    assert 0.35 < times[-1] < 1.5
+    assert 0.25 < times[-1] < 1.5  # 0.36 but for what the first picture took to be unpacked, and a busy machine
 
 
 def write_damaged(path: Path, damaged: Container[int]) -> Path:
