@@ -164,7 +164,8 @@ class OverlayVideo:
         options = {"preset": "veryfast", "crf": "23"} if codec == "libx264" else {"qmax": "5"}
         self._stream = self._container.add_stream(codec, rate=round(DEFAULT_FPS), options=options)
         self._stream.codec_context.time_base = Fraction(1, _TICKS_A_SEC)  # frames of live sources come when they come
-        if self.path.suffix.lower() == ".mkv":  # its head would say DEFAULT_FPS for good; the others count at the end
+        # the head of an .mkv would keep DEFAULT_FPS, and does with PyAV before 18.1; the others count at the end
+        if self.path.suffix.lower() == ".mkv":
             self._stream.codec_context.framerate = Fraction(0)
         self._size = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # the encoders take even sizes only
         self._stream.height, self._stream.width = self._size
