@@ -226,7 +226,7 @@ TEXT = """# Recipes for few clips
 Runs that were made, not advice. Accuracy is the mean class accuracy on 40 test videos a class; "runs" says how many
 runs a row has, "range" which were the lowest and the highest, "against the first" how far its mean is from that of
 the first row. All have the same videos and `configs/demo.yaml`: 3D ResNet-18, 8 frames, here of 48x48 pixels, on a
-CPU in fp32 (bf16 is refused for clips this short: torch's gradients are wrong there). Written by
+CPU in fp32 (taken in place of bf16, whose gradients torch gets wrong for clips this short). Written by
 
 ```sh
 python tools/make_demo_data.py demo2 --no-flow --size 72 --test-per-class 40 --seed 2
@@ -235,7 +235,7 @@ python tools/recipes.py demo2 work/recipes
 
 **How sure is it?** A seed does not pin a run: another kind of CPU or number of threads rounds otherwise, and
 `plain` of seed 1 came to 80.5, 81.5 and 85.0 %. That is why some rows have more runs than the three seeds. Runs of
-one recipe differ by 2 to 4 points (standard deviation), so of two rows that are closer than 3 points neither is
+one recipe mostly differ by 2 to 4 points (standard deviation), so of two rows that are closer than 3 points neither is
 better.
 
 ## What helped, and what did not
